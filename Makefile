@@ -1,0 +1,30 @@
+# Two commands: `make demo` shows it, `make test` checks it. Both set up .venv first, and again when the pins change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+
+.PHONY: demo test lint types unit clean
+
+demo: .venv/installed
+	$(BIN)/python docs/demo/demo.py $(DEMO)
+
+test: lint types unit
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+unit: .venv/installed
+	$(BIN)/pytest
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,170 @@
+"""A checkpoint as its files describe it: labels, problem type, length limit, identity. No torch, no weights loaded.
+
+In: a `ModelConfig`. Out: a `Checkpoint` on the local disk, a hub id resolved to one commit.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from inference.config import ModelConfig
+from inference.errors import ConfigError, ModelError
+
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+
+# Families that number positions from pad_token_id + 1, so that max_position_embeddings is 2 more than the real limit
+# (RoBERTa's 514 allow 512 tokens; the 513th raises an index error in the embedding).
+_OFFSET_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
+
+# Families with relative positions only: the length is limited by memory, not by an embedding table.
+_RELATIVE_POSITIONS = {"deberta", "deberta-v2", "mt5", "t5", "umt5"}
+
+# transformers writes int(1e30) for "no limit known" (tokenization_utils_base.py, VERY_LARGE_INTEGER).
+_NO_LIMIT = 10**6
+
+# What a model with relative positions gets when nobody says: the length T5 and DeBERTa were trained with.
+_DEFAULT_RELATIVE_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What the job needs to know of a checkpoint before a weight is read."""
+
+    path: Path
+    """The local folder."""
+    revision: str | None
+    """The hub commit; None for a local folder, whose identity is `weights_digest`."""
+    model_type: str
+    architectures: tuple[str, ...]
+    labels: tuple[str, ...]
+    """`id2label` in the order of the logits."""
+    problem_type: str | None
+    max_length: int
+    """Tokens of the longest sequence that will be fed, special tokens included."""
+
+
+def open_checkpoint(model: ModelConfig) -> Checkpoint:
+    """Find the checkpoint on disk (downloading a hub id once per node) and read its description.
+
+    Raises:
+        ModelError: it is not there, not readable, or not in safetensors format.
+        ConfigError: `model.max_length` is more than it allows.
+    """
+    path, revision = _locate(model)
+    config = _read_json(path / "config.json")
+    if not any(path.glob("*.safetensors")):
+        msg = f"model.name: {model.name} has no *.safetensors file; only that format is loaded, so convert the weights"
+        raise ModelError(msg)
+    return Checkpoint(
+        path=path,
+        revision=revision,
+        model_type=config.get("model_type", ""),
+        architectures=tuple(config.get("architectures") or ()),
+        labels=_labels(config, model.name),
+        problem_type=config.get("problem_type"),
+        max_length=_max_length(model, config, path),
+    )
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and bytes of the files that determine the output; a hub commit stands for itself."""
+    if checkpoint.revision is not None:
+        return checkpoint.revision
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _FILES for path in checkpoint.path.glob(pattern)}):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _locate(model: ModelConfig) -> tuple[Path, str | None]:
+    if Path(model.name).is_dir():
+        return Path(model.name).resolve(), None
+    if model.name.startswith((".", "/", "~")) or model.name.count("/") > 1:
+        msg = f"model.name: there is no folder {model.name}; give a checkpoint's folder or a hub id such as owner/model"
+        raise ModelError(msg)
+    try:
+        path = snapshot_download(model.name, revision=model.revision, allow_patterns=list(_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        msg = (
+            f"model.name: {model.name} is neither a local folder nor a checkpoint that the hub or its local cache "
+            f"has at revision {model.revision or 'main'} ({reason})"
+        )
+        raise ModelError(msg) from error
+    return Path(path), Path(path).name
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        msg = f"model.name: {path.parent} has no {path.name}, so it is not a checkpoint"
+        raise ModelError(msg) from error
+    except ValueError as error:
+        msg = f"model.name: {path} is not JSON ({error})"
+        raise ModelError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"model.name: {path} holds a {type(content).__name__}, expected a JSON object"
+        raise ModelError(msg)
+    return content
+
+
+def _labels(config: dict[str, Any], name: str) -> tuple[str, ...]:
+    # transformers writes neither id2label nor num_labels for its default of two generic labels.
+    id2label = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels") or 2)}
+    by_id = {int(key): str(label) for key, label in id2label.items()}
+    if sorted(by_id) != list(range(len(by_id))):
+        msg = f"model.name: id2label of {name} has the ids {sorted(by_id)}, expected 0 to {len(by_id) - 1}"
+        raise ModelError(msg)
+    return tuple(by_id[i] for i in range(len(by_id)))
+
+
+def _max_length(model: ModelConfig, config: dict[str, Any], path: Path) -> int:
+    tokenizer_limit = _tokenizer_limit(path)
+    position_limit = _position_limit(config)
+    limits = [limit for limit in (tokenizer_limit, position_limit) if limit is not None]
+    relative = config.get("model_type") in _RELATIVE_POSITIONS
+    if model.max_length is None:
+        if limits or relative:
+            return min(limits, default=_DEFAULT_RELATIVE_LENGTH)
+        msg = f"model.max_length: {model.name} does not say how long a sequence may be; set it"
+        raise ConfigError(msg)
+    if position_limit is not None and model.max_length > position_limit:
+        msg = (
+            f"model.max_length: {model.max_length} exceeds the checkpoint's limit of {position_limit} tokens; lower it"
+        )
+        raise ConfigError(msg)
+    return model.max_length
+
+
+def _tokenizer_limit(path: Path) -> int | None:
+    file = path / "tokenizer_config.json"
+    limit = _read_json(file).get("model_max_length") if file.exists() else None
+    return int(limit) if limit is not None and limit < _NO_LIMIT else None
+
+
+def _position_limit(config: dict[str, Any]) -> int | None:
+    family = config.get("model_type")
+    positions = config.get("max_position_embeddings")
+    if positions is None or family in _RELATIVE_POSITIONS:
+        return None
+    pad_token_id = config.get("pad_token_id", 1)
+    return int(positions) - (pad_token_id + 1 if family in _OFFSET_POSITIONS else 0)

@@ -1,0 +1,46 @@
+"""What to run: `ModelConfig` (which checkpoint, and how) and `TaskConfig` (what it does); frozen, unknown keys refused.
+
+Nothing here touches a file or imports torch: the driver of a job builds these.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Frozen(BaseModel):
+    """A validated, immutable set of options; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(Frozen):
+    """The checkpoint and how it computes."""
+
+    name: str
+    """A local folder in the Hugging Face layout, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; resolved once to a commit."""
+    dtype: Dtype = "auto"
+    """Precision of weights and activations; `auto` is bfloat16 where the hardware multiplies it natively."""
+    max_length: PositiveInt | None = None
+    """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
+    max_batch_tokens: PositiveInt | None = None
+    """Padded tokens of a micro-batch (rows times longest row); None is 4,096 on a CPU and 65,536 on a GPU."""
+
+
+class TaskConfig(Frozen):
+    """What the model does with a row and what it leaves behind."""
+
+    name: str = "text-classification"
+    """A Hugging Face task name; `available_tasks()` lists them."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The task's own options, validated by the task."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What the task calls a column -> the table's name for it; default: the same name."""
+    scores: bool = False
+    """Also keep the normalised score of every class."""
+    logits: bool = False
+    """Also keep the raw logits."""

@@ -1,0 +1,95 @@
+"""The command line: parse, call, print. Exit status 0 done, 1 the job failed, 2 the request is wrong."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from rich.console import Console
+from rich.logging import RichHandler
+
+from inference.errors import JobError, ShardlabelError
+from jobs.config import load_job
+from jobs.progress import RunProgress
+from jobs.report import RunReport
+from jobs.run import run_job
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def shardlabel() -> None:
+    """Label text at cluster scale: Parquet shards in, predictions out, exactly once."""
+
+
+@app.command()
+def run(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; see the README for its keys.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, as in model.max_length=128.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Label every row that is not labelled yet.
+
+    Example: shardlabel run docs/demo/job.yaml model.max_length=128
+    """
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_handler(console)])
+    logging.getLogger("jobs").setLevel(logging.INFO)
+    _quiet_libraries()
+    try:
+        job = load_job(job_file, overrides or [])
+        with RunProgress(console) as progress:
+            report = run_job(job, progress.start, progress.add)
+    except ShardlabelError as error:
+        if debug:
+            raise
+        _fail(console, error)
+    print(json.dumps(report.as_dict()) if as_json else _summary(report))
+    if report.failed_shards:
+        names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
+        _fail(console, JobError(f"could not be read: {names}; everything else is done"))
+
+
+def _handler(console: Console) -> logging.Handler:
+    if console.is_terminal:
+        return RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    return handler
+
+
+def _quiet_libraries() -> None:
+    """Each library would otherwise draw its own bars between our lines; workers inherit the environment."""
+    disable_progress_bars()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _fail(console: Console, error: ShardlabelError) -> None:
+    console.print(f"shardlabel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(error.exit_status)
+
+
+def _summary(report: RunReport) -> str:
+    rows = f"{report.num_rows:,} ({report.new_rows:,} in this run)"
+    speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
+    lines = [
+        f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
+        f"speed      {speed if report.new_rows else 'nothing to do'}",
+        f"precision  {report.dtype}",
+        f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="shardlabel")

@@ -1,0 +1,140 @@
+"""job.yaml and `key=value` overrides -> one frozen `JobConfig`; unknown keys are errors that name the nearest."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from inference.config import Frozen, ModelConfig, TaskConfig
+from inference.errors import ConfigError
+from inference.explain import explain_validation_error
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class InputConfig(Frozen):
+    """Which shards to read."""
+
+    path: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    """Files, directories or globs; local, or any URI of pyarrow.fs (s3://, gs://, …)."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What the task calls a column -> its name in the shards; default: the same name."""
+
+
+class OutputConfig(Frozen):
+    """Where the parts go and what they keep."""
+
+    path: str
+    """A directory, local or a URI of pyarrow.fs; it belongs to this job alone."""
+    keep_columns: tuple[str, ...] | None = None
+    """Input columns to keep; default: all."""
+    scores: bool = False
+    """Also every class's score."""
+    logits: bool = False
+    """Also the raw logits."""
+
+
+class TaskSection(Frozen):
+    """What the model does."""
+
+    name: str = "text-classification"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The task's own options."""
+
+
+class ActorRange(Frozen):
+    """A pool that grows with the work."""
+
+    min: PositiveInt = 1
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "ActorRange":
+        if self.min > self.max:
+            msg = f"min {self.min} is more than max {self.max}"
+            raise ValueError(msg)
+        return self
+
+
+class RunConfig(Frozen):
+    """How to run; nothing here changes a label."""
+
+    executor: Literal["ray", "local"] = "ray"
+    """`ray`, or `local`: in this process, without Ray."""
+    num_actors: PositiveInt | ActorRange | Literal["auto"] = "auto"
+    """How many Predictors; auto: one per GPU, else one per core up to eight."""
+    gpus_per_actor: PositiveFloat | Literal["auto", 0] = "auto"
+    """auto: 1 where there are GPUs, else 0."""
+    split_rows: PositiveInt = 32768
+    """Rows of a split, rounded to whole row groups."""
+    threads_per_actor: PositiveInt | Literal["auto"] = "auto"
+    """torch threads of a Predictor; auto: the cores shared out evenly. Two runs are bit-equal only if this is equal."""
+
+
+class JobConfig(Frozen):
+    """One job."""
+
+    input: InputConfig
+    output: OutputConfig
+    model: ModelConfig
+    task: TaskSection = TaskSection()
+    run: RunConfig = RunConfig()
+
+    @property
+    def task_config(self) -> TaskConfig:
+        """The task as the inference side takes it."""
+        return TaskConfig(
+            name=self.task.name,
+            options=self.task.options,
+            columns=self.input.columns,
+            scores=self.output.scores,
+            logits=self.output.logits,
+        )
+
+
+def load_job(path: Path, overrides: list[str]) -> JobConfig:
+    """Read a job file and apply `dotted.key=value` overrides, whose values are YAML.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key or a wrong value.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        msg = f"{path}: cannot read the job file ({error.strerror}); give the path of a JOB.yaml"
+        raise ConfigError(msg) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path}: not YAML ({' '.join(str(error).split())})"
+        raise ConfigError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: holds {type(content).__name__}, expected a mapping with the keys input, output and model"
+        raise ConfigError(msg)
+    for override in overrides:
+        content = _apply(content, override)
+    try:
+        return JobConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(explain_validation_error(error, JobConfig)) from error
+
+
+def _apply(content: dict[Any, Any], override: str) -> dict[Any, Any]:
+    """A copy of `content` with one value replaced."""
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        msg = f"{override!r}: expected an override of the form section.key=value, such as model.max_length=128"
+        raise ConfigError(msg)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        msg = f"{override!r}: the value is not YAML"
+        raise ConfigError(msg) from error
+    return _replaced(content, key.split("."), parsed)
+
+
+def _replaced(content: Any, path: list[str], value: Any) -> dict[Any, Any]:
+    section = dict(content) if isinstance(content, dict) else {}
+    section[path[0]] = _replaced(section.get(path[0]), path[1:], value) if len(path) > 1 else value
+    return section

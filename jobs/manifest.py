@@ -1,0 +1,116 @@
+"""What the output directory already holds: whose it is, which splits are committed, which parts are stale.
+
+The parts are the truth (their footers say what they are); `_shardlabel/manifest.json` says whose directory it is.
+"""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from inference.errors import FingerprintError, OutputError
+from jobs import storage
+from jobs.parts import PartIdentity, PartRecord, read_identity
+from jobs.plan import Plan
+from jobs.shards import Split
+from jobs.storage import Location
+
+_MANIFEST = "_shardlabel/manifest.json"
+_REPORT = "_shardlabel/report.json"
+_SUCCESS = "_SUCCESS"
+
+_FOOTER_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The state of an output directory against a plan."""
+
+    fingerprint: dict[str, Any]
+    """The plan's, with `model.dtype` as the directory's first run resolved it; `auto` in a new directory."""
+    records: tuple[PartRecord, ...]
+    """Of the parts that are committed."""
+    pending: tuple[Split, ...]
+    """Splits without a committed part, in the plan's order."""
+    stale: tuple[str, ...]
+    """Parts that this job once wrote for splits that its shards no longer have."""
+
+
+def read_committed(plan: Plan) -> Committed:
+    """Compare the plan with the output directory.
+
+    Raises:
+        FingerprintError: the directory holds the output of another job.
+        OutputError: it holds Parquet files of somebody else.
+    """
+    fingerprint = plan.fingerprint
+    manifest = storage.read_text(plan.output.join(_MANIFEST))
+    if manifest is not None:
+        fingerprint = _adopt(fingerprint, json.loads(manifest)["fingerprint"], plan.output)
+    identities = _read_identities(plan.output)
+    found = next((identity for identity in identities.values() if identity is not None), None)
+    if manifest is None and found is not None:
+        fingerprint = _adopt(fingerprint, found.fingerprint, plan.output)
+    for name, identity in identities.items():
+        if identity is None:
+            msg = (
+                f"output.path: {plan.output} holds {name}, which shardlabel did not write; give a directory of its own"
+            )
+            raise OutputError(msg)
+        _adopt(fingerprint, identity.fingerprint, plan.output)
+    shards = {split.shard for split in plan.splits}
+    parts = {split.part for split in plan.splits}
+    records, pending = [], []
+    for split in plan.splits:
+        identity = identities.get(split.part)
+        if identity is not None and identity.is_of(split):
+            records.append(identity.record)
+        else:
+            pending.append(split)
+    stale = (n for n, identity in identities.items() if identity and n not in parts and identity.shard in shards)
+    return Committed(
+        fingerprint=fingerprint, records=tuple(records), pending=tuple(pending), stale=tuple(sorted(stale))
+    )
+
+
+def _read_identities(output: Location) -> dict[str, PartIdentity | None]:
+    names = [name for name, _ in storage.find(output)]
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: read_identity(output.join(name)), names), strict=True))
+
+
+def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
+    """Check that two fingerprints are one job's; `auto` takes the precision that the first run resolved."""
+    resolved = dict(fingerprint)
+    if resolved["model.dtype"] == "auto":
+        resolved["model.dtype"] = existing.get("model.dtype")
+    changes = [
+        f"{key} was {existing.get(key)!r}, is {resolved.get(key)!r}"
+        for key in sorted({*existing, *resolved})
+        if existing.get(key) != resolved.get(key)
+    ]
+    if changes:
+        msg = f"output.path: {output} holds the output of another job ({'; '.join(changes)}); give another directory"
+        raise FingerprintError(msg)
+    return resolved
+
+
+def begin(output: Location, fingerprint: dict[str, Any]) -> None:
+    """Claim the directory for this job and take back the sign that it is complete."""
+    storage.delete(output.join(_SUCCESS))
+    storage.write(output.join(_MANIFEST), json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode())
+
+
+def is_complete(output: Location) -> bool:
+    """Whether a run has finished here and nothing was begun since."""
+    return storage.read_text(output.join(_SUCCESS)) is not None
+
+
+def finish(output: Location, stale: tuple[str, ...], report: dict[str, Any], *, is_complete: bool) -> None:
+    """Remove stale parts, leave the report, and last of all the sign that the output is complete."""
+    for name in stale:
+        storage.delete(output.join(name))
+    storage.sweep(output)
+    storage.write(output.join(_REPORT), json.dumps(report, indent=2).encode())
+    if is_complete:
+        storage.write(output.join(_SUCCESS), b"")

@@ -1,0 +1,94 @@
+"""The output: write one split's part whole or not at all, and read a part's identity back from its footer."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from inference.columns import ERROR, NUM_TOKENS, TRUNCATED
+from jobs import storage
+from jobs.shards import Split
+from jobs.storage import Location
+
+_FOOTER_KEY = b"shardlabel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRecord:
+    """What the driver learns of a part; `error` says why a split has none."""
+
+    part: str
+    num_rows: int = 0
+    num_failed: int = 0
+    num_truncated: int = 0
+    num_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartIdentity:
+    """What a footer says of its part: made from this split, by a job of this fingerprint."""
+
+    fingerprint: dict[str, Any]
+    shard: str
+    size: int
+    mtime_ns: int
+    first_row_group: int
+    num_row_groups: int
+    record: PartRecord
+
+    def is_of(self, split: Split) -> bool:
+        """Whether the part was made from exactly this split of exactly this shard."""
+        return self.record.part == split.part and all(
+            getattr(self, name) == getattr(split, name)
+            for name in ("shard", "size", "mtime_ns", "first_row_group", "num_row_groups")
+        )
+
+
+def write_part(
+    output: Location, split: Split, table: pa.Table, schema: pa.Schema, fingerprint: dict[str, Any]
+) -> PartRecord:
+    """Write a split's part under its final name and return its record; the same table makes the same bytes.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    record = PartRecord(
+        part=split.part,
+        num_rows=len(table),
+        num_failed=len(table) - table.column(ERROR).null_count,
+        num_truncated=pc.sum(table.column(TRUNCATED)).as_py() or 0,
+        num_tokens=pc.sum(table.column(NUM_TOKENS)).as_py() or 0,
+    )
+    identity = {
+        "fingerprint": fingerprint,
+        "shard": split.shard,
+        "size": split.size,
+        "mtime_ns": split.mtime_ns,
+        "first_row_group": split.first_row_group,
+        "num_row_groups": split.num_row_groups,
+        "record": dataclasses.asdict(record),
+    }
+    footer = {_FOOTER_KEY: json.dumps(identity, sort_keys=True).encode()}
+    # One chunk per column, so that the bytes do not depend on how the rows travelled.
+    final = table.select(schema.names).cast(schema).combine_chunks().replace_schema_metadata(footer)
+    sink = pa.BufferOutputStream()
+    pq.write_table(final, sink, compression="zstd", row_group_size=max(len(table), 1))
+    storage.write(output.join(split.part), sink.getvalue())
+    return record
+
+
+def read_identity(location: Location) -> PartIdentity | None:
+    """The identity in a file's footer; None when it is not one of our parts."""
+    try:
+        metadata = pq.read_metadata(location.path, filesystem=location.filesystem).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None
+    if _FOOTER_KEY not in metadata:
+        return None
+    content = json.loads(metadata[_FOOTER_KEY])
+    return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))

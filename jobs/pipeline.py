@@ -1,0 +1,231 @@
+"""The flow of a job: splits -> read and tokenize -> predict -> write -> records. The only file that imports ray.
+
+A split is one row of the Dataset and one part from end to end; the in-process twin calls the same four functions.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Self
+
+import pyarrow as pa
+
+import inference
+from inference.config import ModelConfig, TaskConfig
+from inference.errors import InputError, JobError, ShardlabelError
+from jobs.parts import PartRecord, write_part
+from jobs.resources import Resources, available_cpus
+from jobs.shards import Split, read_split
+from jobs.storage import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the stages need to know of the job."""
+
+    model: ModelConfig
+    task: TaskConfig
+    resources: Resources
+    read_schema: pa.Schema
+    output_schema: pa.Schema
+    output: Location
+    fingerprint: dict[str, Any]
+
+    def load_predictor(self) -> inference.Predictor:
+        """The weights, on the device of this process."""
+        return inference.Predictor(self.model, self.task, num_threads=self.resources.threads_per_actor)
+
+
+class LocalExecutor:
+    """The in-process twin: threads that share one Predictor. torch and the tokenizer release the interpreter lock."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def devices(self) -> tuple[int, float]:
+        """CPUs and GPUs of this process."""
+        return available_cpus(), float(inference.count_gpus())
+
+    def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
+        """Yield the record of every split, in the order in which they are done."""
+        tokenizer = inference.Tokenizer(work.model, work.task)
+        predictor = work.load_predictor()
+
+        def process(split: Split) -> PartRecord:
+            try:
+                table = read_split(split, work.read_schema)
+            except InputError as error:
+                return PartRecord(part=split.part, error=str(error))
+            table = predictor(tokenizer(table))
+            return write_part(work.output, split, table, work.output_schema, work.fingerprint)
+
+        with ThreadPoolExecutor(work.resources.max_actors) as pool:
+            futures = [pool.submit(process, split) for split in splits]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+class RayExecutor:
+    """Ray Data: tasks that read and tokenize, a pool of Predictors, tasks that write."""
+
+    def __enter__(self) -> Self:
+        # An iterator abandoned by an exception would otherwise start a new Ray at exit and hang there.
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+        import ray
+
+        self._is_ours = not ray.is_initialized()
+        if self._is_ours:
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(log_to_driver=False, configure_logging=False)
+            else:
+                _start_local_ray()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self._is_ours:
+            ray.shutdown()
+
+    def devices(self) -> tuple[int, float]:
+        """CPUs of a node, here this one, and GPUs of the cluster."""
+        import ray
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return available_cpus(), resources.get("GPU", 0.0)
+
+    def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
+        """Yield the record of every split, in the order in which they are done."""
+        import ray.data
+
+        resources = work.resources
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.raise_original_map_exception = True
+        # One task in, one block out: a replayed task that yields another number of blocks hangs Ray (ray#64394).
+        context.target_max_block_size = None
+        rows = pa.table({"split": [json.dumps(dataclasses.asdict(split)) for split in splits]})
+        pool = ray.data.ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors)
+        one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        records = (
+            ray.data.from_arrow(rows)
+            .repartition(target_num_rows_per_block=1)
+            .map_batches(partial(_read_and_tokenize, work=work), num_cpus=1, **one_split)
+            # On a CPU, Ray runs this stage inside the next one's actor, since both ask for one CPU: no tokens travel.
+            .map_batches(
+                _Predict,
+                fn_constructor_kwargs={"work": work},
+                compute=pool,
+                num_cpus=0 if resources.gpus_per_actor else 1,
+                num_gpus=resources.gpus_per_actor or None,
+                **one_split,
+            )
+            .map_batches(partial(_write, work=work), num_cpus=1, **one_split)
+        )
+        try:
+            batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for batch in batches:
+                yield from (PartRecord(**record) for record in batch.to_pylist())
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, ShardlabelError):
+                raise cause from error
+            msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
+            raise JobError(msg) from error
+
+
+def _start_local_ray() -> None:
+    import ray
+
+    # Without this a local Ray writes an access token into the home directory.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(
+        address="local",
+        # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
+        num_cpus=2 * available_cpus(),
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+
+
+def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
+    split = _split_of(row)
+    try:
+        table = read_split(split, work.read_schema)
+    except InputError as error:
+        return _nest(split, pa.table({}), str(error))
+    return _nest(split, _tokenizer(work.model.model_dump_json(), work.task.model_dump_json())(table))
+
+
+@cache
+def _tokenizer(model: str, task: str) -> inference.Tokenizer:
+    """One per worker process and job."""
+    return inference.Tokenizer(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task))
+
+
+class _Predict:
+    """The actor: one Predictor for its life."""
+
+    def __init__(self, work: Work) -> None:
+        self._error: ShardlabelError | None = None
+        try:
+            self._predictor = work.load_predictor()
+        except ShardlabelError as error:
+            self._error = error  # raised by the first call: Ray keeps only the text of what a constructor raises
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        if self._error is not None:
+            raise self._error
+        split, table, error = _unnest(row)
+        return row if error is not None else _nest(split, self._predictor(table))
+
+
+def _write(row: pa.Table, work: Work) -> pa.Table:
+    split, table, error = _unnest(row)
+    if error is not None:
+        record = PartRecord(part=split.part, error=error)
+    else:
+        record = write_part(work.output, split, table, work.output_schema, work.fingerprint)
+    return pa.Table.from_pylist([dataclasses.asdict(record)], schema=_RECORD)
+
+
+_RECORD = pa.schema(
+    [
+        ("part", pa.string()),
+        *((f"num_{noun}", pa.int64()) for noun in ("rows", "failed", "truncated", "tokens")),
+        ("error", pa.string()),
+    ]
+)
+
+
+def _nest(split: Split, table: pa.Table, error: str | None = None) -> pa.Table:
+    """One row that carries a split's identity and its rows: its Arrow buffers wrapped, not copied."""
+    rows = table.combine_chunks().to_struct_array().combine_chunks()
+    nested = pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows)
+    identity = json.dumps(dataclasses.asdict(split))
+    return pa.table({"split": [identity], "error": pa.array([error], pa.string()), "rows": nested})
+
+
+def _unnest(row: pa.Table) -> tuple[Split, pa.Table, str | None]:
+    rows: Any = row.column("rows").combine_chunks()
+    return _split_of(row), pa.Table.from_struct_array(rows.flatten()), row.column("error")[0].as_py()
+
+
+def _split_of(row: pa.Table) -> Split:
+    return Split(**json.loads(str(row.column("split")[0])))

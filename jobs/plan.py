@@ -1,0 +1,83 @@
+"""Everything that can fail before a GPU is paid for: a `JobConfig` in, the splits, schemas and fingerprint out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from inference.checkpoint import open_checkpoint, weights_digest
+from inference.columns import output_schema
+from inference.config import ModelConfig, TaskConfig
+from inference.errors import InputError
+from inference.tasks import load_task, text_columns
+from jobs.config import JobConfig
+from jobs.shards import Shard, Split, cut, list_shards, unify
+from jobs.storage import Location, locate
+
+SCHEMA_VERSION = 1
+"""Raised when the same job would write other columns or other values than before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One job over the input as it is now."""
+
+    splits: tuple[Split, ...]
+    bad_shards: tuple[Shard, ...]
+    """Shards that are not readable Parquet; they fail alone."""
+    model: ModelConfig
+    """With its revision resolved to a commit and its length limit to a number."""
+    task: TaskConfig
+    output: Location
+    read_schema: pa.Schema
+    """The columns read from every shard."""
+    output_schema: pa.Schema
+    fingerprint: dict[str, Any]
+    """Everything that determines the output; `model.dtype` may still be `auto`."""
+
+
+def make_plan(job: JobConfig) -> Plan:
+    """List the input, open the checkpoint's description and declare the output.
+
+    Raises:
+        ShardlabelError: the request is wrong; see the subclasses for what can be.
+    """
+    task_config = job.task_config
+    checkpoint = open_checkpoint(job.model)
+    task = load_task(task_config, checkpoint)
+    shards = list_shards(job.input.path)
+    good = [shard for shard in shards if shard.error is None]
+    if not good:
+        msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
+        raise InputError(msg)
+    everything = unify(good, None)
+    texts = text_columns(task, task_config.columns, everything)
+    for shard in good:
+        if lacking := [name for name in texts if name not in shard.schema.names]:
+            msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
+            raise InputError(msg)
+    kept = unify(good, job.output.keep_columns)
+    wanted = [*kept.names, *(name for name in texts if name not in kept.names)]
+    return Plan(
+        splits=tuple(split for shard in good for split in cut(shard, job.run.split_rows)),
+        bad_shards=tuple(shard for shard in shards if shard.error is not None),
+        model=job.model.model_copy(update={"revision": checkpoint.revision, "max_length": checkpoint.max_length}),
+        task=task_config,
+        output=locate(job.output.path),
+        read_schema=pa.schema([everything.field(name) for name in wanted]),
+        output_schema=output_schema(kept, task),
+        fingerprint={
+            "schema_version": SCHEMA_VERSION,
+            "input.columns": job.input.columns,
+            "output.keep_columns": list(job.output.keep_columns) if job.output.keep_columns is not None else None,
+            "output.scores": job.output.scores,
+            "output.logits": job.output.logits,
+            "model.weights": weights_digest(checkpoint),
+            "model.labels": list(checkpoint.labels),
+            "model.dtype": job.model.dtype,
+            "model.max_length": checkpoint.max_length,
+            "model.max_batch_tokens": job.model.max_batch_tokens,
+            "task.name": job.task.name,
+            "task.options": job.task.options,
+        },
+    )

@@ -1,0 +1,64 @@
+"""The summary of a run, for people and for machines."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.parts import PartRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """Counts are of the whole output; `new_*`, `seconds` and the rates are of this run."""
+
+    num_rows: int
+    num_failed: int
+    num_truncated: int
+    num_tokens: int
+    num_splits: int
+    num_parts: int
+    new_rows: int
+    new_parts: int
+    seconds: float
+    rows_per_second: float
+    tokens_per_second: float
+    executor: str
+    dtype: str
+    fingerprint: str
+    output: str
+    failed_shards: dict[str, str]
+    """Shard -> why it could not be read."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return dataclasses.asdict(self)
+
+
+def summarise(
+    *, earlier: tuple[PartRecord, ...], new: list[PartRecord], seconds: float, fingerprint: dict[str, Any], **facts: Any
+) -> RunReport:
+    """Add up the records of the parts that were there and of those this run wrote."""
+    records = [*earlier, *new]
+    new_rows = sum(record.num_rows for record in new)
+    return RunReport(
+        num_rows=sum(record.num_rows for record in records),
+        num_failed=sum(record.num_failed for record in records),
+        num_truncated=sum(record.num_truncated for record in records),
+        num_tokens=sum(record.num_tokens for record in records),
+        num_parts=len(records),
+        new_rows=new_rows,
+        new_parts=len(new),
+        seconds=seconds,
+        rows_per_second=new_rows / seconds,
+        tokens_per_second=sum(record.num_tokens for record in new) / seconds,
+        dtype=fingerprint["model.dtype"],
+        fingerprint=hash_fingerprint(fingerprint),
+        **facts,
+    )
+
+
+def hash_fingerprint(fingerprint: dict[str, Any]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of its canonical JSON."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]

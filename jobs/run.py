@@ -1,0 +1,71 @@
+"""One run of a job: plan, compare with what is committed, label the rest, finish."""
+
+import time
+from collections.abc import Callable
+
+from inference.hardware import resolve_dtype
+from jobs import manifest
+from jobs.config import JobConfig
+from jobs.parts import PartRecord
+from jobs.pipeline import LocalExecutor, RayExecutor, Work
+from jobs.plan import Plan, make_plan
+from jobs.report import RunReport, summarise
+from jobs.resources import resolve_resources
+
+
+def run_job(
+    job: JobConfig,
+    on_start: Callable[[Plan, manifest.Committed], None],
+    on_record: Callable[[PartRecord], None],
+) -> RunReport:
+    """Label every split that is not committed yet.
+
+    Args:
+        job: what to do.
+        on_start: called once, when it is known what there is to do.
+        on_record: called for every split that is done, or whose shard could not be read.
+
+    Raises:
+        ShardlabelError: the request is wrong, or the run failed; the parts written until then stay and count.
+    """
+    started = time.perf_counter()
+    plan = make_plan(job)
+    committed = manifest.read_committed(plan)
+    on_start(plan, committed)
+    new: list[PartRecord] = []
+    failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
+    fingerprint = committed.fingerprint
+    if committed.pending:
+        with RayExecutor() if job.run.executor == "ray" else LocalExecutor() as executor:
+            resources = resolve_resources(job.run, *executor.devices())
+            dtype = resolve_dtype(fingerprint["model.dtype"], "cuda" if resources.gpus_per_actor else "cpu")
+            fingerprint = fingerprint | {"model.dtype": dtype}
+            manifest.begin(plan.output, fingerprint)
+            work = Work(
+                model=plan.model.model_copy(update={"dtype": dtype}),
+                task=plan.task,
+                resources=resources,
+                read_schema=plan.read_schema,
+                output_schema=plan.output_schema,
+                output=plan.output,
+                fingerprint=fingerprint,
+            )
+            for record in executor.run(committed.pending, work):
+                on_record(record)
+                if record.error is None:
+                    new.append(record)
+                else:
+                    failed[record.part] = record.error
+    report = summarise(
+        earlier=committed.records,
+        new=new,
+        seconds=time.perf_counter() - started,
+        fingerprint=fingerprint,
+        num_splits=len(plan.splits),
+        executor=job.run.executor,
+        output=str(plan.output),
+        failed_shards=failed,
+    )
+    if committed.pending or committed.stale or not manifest.is_complete(plan.output):
+        manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=not failed)
+    return report

@@ -1,0 +1,146 @@
+"""Where bytes live: local paths and every URI that pyarrow.fs understands, listed and written the same way.
+
+A file appears under its final name whole or not at all.
+"""
+
+import os
+import uuid
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from inference.errors import InputError, OutputError
+
+TEMPORARY_SUFFIX = ".shardlabel-tmp"
+"""How the names of unfinished local files end; a killed writer leaves one behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A file or a directory."""
+
+    uri: str
+    """What opens its filesystem: the path or URI the user wrote."""
+    path: str
+    """Its path on that filesystem."""
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The filesystem, opened once per process."""
+        return _open(self.uri)[0]
+
+    def join(self, name: str) -> Self:
+        """A place below this directory."""
+        return replace(self, path=f"{self.path}/{name}")
+
+    def __str__(self) -> str:
+        """The path, with the scheme where there is one."""
+        scheme, separator, _ = self.uri.rpartition("://")
+        return f"{scheme}{separator}{self.path}"
+
+
+def locate(uri: str) -> Location:
+    """The place that a local path or a URI names.
+
+    Raises:
+        InputError: the URI's scheme is unknown or its store cannot be opened.
+    """
+    return Location(uri, _open(uri)[1])
+
+
+@cache
+def _open(uri: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), Path(uri).expanduser().absolute().as_posix()
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        msg = f"{uri}: cannot be opened ({error}); expected a local path or a URI such as s3://bucket/folder"
+        raise InputError(msg) from error
+    return filesystem, path.rstrip("/")
+
+
+def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
+    """Files that a file, a directory or a glob names, each with its name below that directory, sorted by it.
+
+    Names with a part that starts with `.` or `_` are left out, as Spark and Hive do, unless the location is the file.
+    """
+    filesystem, path = location.filesystem, location.path
+    info = filesystem.get_file_info(path)
+    if info.type == pafs.FileType.File:
+        return [(info.base_name, info)]
+    root = path
+    if info.type == pafs.FileType.NotFound and (wildcard := min((path.find(c) for c in "*?[" if c in path), default=0)):
+        root = path[:wildcard].rpartition("/")[0]
+        infos = filesystem.get_file_info([str(match) for match in ArrowFSWrapper(filesystem).glob(path)])
+    else:
+        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    files = {info.path[len(root) :].lstrip("/"): info for info in infos if info.type == pafs.FileType.File}
+    return [(name, files[name]) for name in sorted(files) if not _is_hidden(name)]
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def read_text(location: Location) -> str | None:
+    """The content of a small file; None when there is none."""
+    try:
+        with location.filesystem.open_input_stream(location.path) as stream:
+            return bytes(stream.read()).decode()
+    except FileNotFoundError:
+        return None
+
+
+def write(location: Location, content: pa.Buffer | bytes) -> None:
+    """Write a file atomically; whoever reads it sees the old content or the new.
+
+    An object store shows an object when its upload ends; on a local disk the bytes go to a unique temporary name
+    beside it, are synced and renamed.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    try:
+        if isinstance(location.filesystem, pafs.LocalFileSystem):
+            _write_local(Path(location.path), content)
+        else:
+            with location.filesystem.open_output_stream(location.path) as stream:
+                stream.write(content)
+    except OSError as error:
+        msg = f"{location}: cannot be written ({error}); check space, permissions and credentials"
+        raise OutputError(msg) from error
+
+
+def _write_local(path: Path, content: pa.Buffer | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(location: Location) -> None:
+    """Delete a file; none is fine too."""
+    if location.filesystem.get_file_info(location.path).type == pafs.FileType.File:
+        location.filesystem.delete_file(location.path)
+
+
+def sweep(directory: Location) -> None:
+    """Delete what killed writers left below a local directory.
+
+    A writer that is still alive is a leftover of a killed run; its rename then fails, and its part is already there.
+    """
+    if isinstance(directory.filesystem, pafs.LocalFileSystem):
+        for path in Path(directory.path).rglob(f".*{TEMPORARY_SUFFIX}"):
+            path.unlink(missing_ok=True)
