@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Self
@@ -18,8 +19,9 @@ import pyarrow as pa
 import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import InputError, JobError, ShardlabelError
+from jobs.config import RunConfig
 from jobs.parts import PartRecord, write_part
-from jobs.resources import Resources, available_cpus
+from jobs.resources import Resources, available_cpus, resolve_resources
 from jobs.shards import Split, read_split
 from jobs.storage import Location
 
@@ -36,7 +38,7 @@ class Work:
     output: Location
     fingerprint: dict[str, Any]
 
-    def load_predictor(self) -> inference.Predictor:
+    def load_predictor(self) -> "inference.Predictor":
         """The weights, on the device of this process."""
         return inference.Predictor(self.model, self.task, num_threads=self.resources.threads_per_actor)
 
@@ -79,6 +81,10 @@ class LocalExecutor:
 class RayExecutor:
     """Ray Data: tasks that read and tokenize, a pool of Predictors, tasks that write."""
 
+    def __init__(self, run: RunConfig) -> None:
+        """Keep how many Predictors are wanted: a local Ray is started with room for them."""
+        self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
+
     def __enter__(self) -> Self:
         # An iterator abandoned by an exception would otherwise start a new Ray at exit and hang there.
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
@@ -90,7 +96,7 @@ class RayExecutor:
             if "RAY_ADDRESS" in os.environ:
                 ray.init(log_to_driver=False, configure_logging=False)
             else:
-                _start_local_ray()
+                _start_local_ray(self._max_actors)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,21 +153,36 @@ class RayExecutor:
             raise JobError(msg) from error
 
 
-def _start_local_ray() -> None:
+def _start_local_ray(max_actors: int) -> None:
     import ray
 
     # Without this a local Ray writes an access token into the home directory.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727).
+    # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727) ...
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        address="local",
-        # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
-        num_cpus=2 * available_cpus(),
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    with _muted_stderr():  # ... and Ray's core prints a line about that variable.
+        ray.init(
+            address="local",
+            # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
+            num_cpus=max_actors + available_cpus(),
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Send what C++ code writes to the process's standard error nowhere; exceptions are not affected."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
@@ -174,7 +195,7 @@ def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
 
 
 @cache
-def _tokenizer(model: str, task: str) -> inference.Tokenizer:
+def _tokenizer(model: str, task: str) -> "inference.Tokenizer":
     """One per worker process and job."""
     return inference.Tokenizer(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task))
 

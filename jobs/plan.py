@@ -8,7 +8,7 @@ import pyarrow as pa
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
-from inference.errors import InputError
+from inference.errors import ConfigError, InputError
 from inference.tasks import load_task, text_columns
 from jobs.config import JobConfig
 from jobs.shards import Shard, Split, cut, list_shards, unify
@@ -26,7 +26,7 @@ class Plan:
     bad_shards: tuple[Shard, ...]
     """Shards that are not readable Parquet; they fail alone."""
     model: ModelConfig
-    """With its revision resolved to a commit and its length limit to a number."""
+    """With its folder absolute or its revision resolved to a commit, and its length limit as a number."""
     task: TaskConfig
     output: Location
     read_schema: pa.Schema
@@ -45,6 +45,9 @@ def make_plan(job: JobConfig) -> Plan:
     task_config = job.task_config
     checkpoint = open_checkpoint(job.model)
     task = load_task(task_config, checkpoint)
+    output = locate(job.output.path)
+    for path in job.input.path:
+        _check_apart(locate(path), output)
     shards = list_shards(job.input.path)
     good = [shard for shard in shards if shard.error is None]
     if not good:
@@ -61,9 +64,15 @@ def make_plan(job: JobConfig) -> Plan:
     return Plan(
         splits=tuple(split for shard in good for split in cut(shard, job.run.split_rows)),
         bad_shards=tuple(shard for shard in shards if shard.error is not None),
-        model=job.model.model_copy(update={"revision": checkpoint.revision, "max_length": checkpoint.max_length}),
+        model=job.model.model_copy(
+            update={
+                "name": str(checkpoint.path) if checkpoint.revision is None else job.model.name,
+                "revision": checkpoint.revision,
+                "max_length": checkpoint.max_length,
+            }
+        ),
         task=task_config,
-        output=locate(job.output.path),
+        output=output,
         read_schema=pa.schema([everything.field(name) for name in wanted]),
         output_schema=output_schema(kept, task),
         fingerprint={
@@ -81,3 +90,12 @@ def make_plan(job: JobConfig) -> Plan:
             "task.options": job.task.options,
         },
     )
+
+
+def _check_apart(source: Location, output: Location) -> None:
+    """Refuse an output that the next run would read as input, and one that would overwrite its shards."""
+    if f"{output.path}/".startswith(f"{source.path}/") or f"{source.path}/".startswith(f"{output.path}/"):
+        msg = (
+            f"output.path: {output} and input.path {source} lie in one another; give the output a directory of its own"
+        )
+        raise ConfigError(msg)

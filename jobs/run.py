@@ -1,8 +1,9 @@
 """One run of a job: plan, compare with what is committed, label the rest, finish."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from inference.errors import JobError, OutputError
 from inference.hardware import resolve_dtype
 from jobs import manifest
 from jobs.config import JobConfig
@@ -10,7 +11,7 @@ from jobs.parts import PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work
 from jobs.plan import Plan, make_plan
 from jobs.report import RunReport, summarise
-from jobs.resources import resolve_resources
+from jobs.resources import Resources, resolve_resources
 
 
 def run_job(
@@ -36,21 +37,11 @@ def run_job(
     failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
     fingerprint = committed.fingerprint
     if committed.pending:
-        with RayExecutor() if job.run.executor == "ray" else LocalExecutor() as executor:
-            resources = resolve_resources(job.run, *executor.devices())
-            dtype = resolve_dtype(fingerprint["model.dtype"], "cuda" if resources.gpus_per_actor else "cpu")
-            fingerprint = fingerprint | {"model.dtype": dtype}
+        with RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor() as executor:
+            work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
+            fingerprint = work.fingerprint
             manifest.begin(plan.output, fingerprint)
-            work = Work(
-                model=plan.model.model_copy(update={"dtype": dtype}),
-                task=plan.task,
-                resources=resources,
-                read_schema=plan.read_schema,
-                output_schema=plan.output_schema,
-                output=plan.output,
-                fingerprint=fingerprint,
-            )
-            for record in executor.run(committed.pending, work):
+            for record in _execute(executor, committed, work):
                 on_record(record)
                 if record.error is None:
                     new.append(record)
@@ -69,3 +60,26 @@ def run_job(
     if committed.pending or committed.stale or not manifest.is_complete(plan.output):
         manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=not failed)
     return report
+
+
+def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
+    """Settle what the hardware decides, which is the precision, unless the output's first run settled it."""
+    dtype = resolve_dtype(committed.fingerprint["model.dtype"], "cuda" if resources.gpus_per_actor else "cpu")
+    return Work(
+        model=plan.model.model_copy(update={"dtype": dtype}),
+        task=plan.task,
+        resources=resources,
+        read_schema=plan.read_schema,
+        output_schema=plan.output_schema,
+        output=plan.output,
+        fingerprint=committed.fingerprint | {"model.dtype": dtype},
+    )
+
+
+def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
+    try:
+        yield from executor.run(committed.pending, work)
+    except OutputError as error:
+        # The directory was good when the run began, so it is the run that failed, a full disk perhaps.
+        msg = f"the run stopped: {error}; the parts written until now stay, run again to finish"
+        raise JobError(msg) from error

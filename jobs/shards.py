@@ -70,7 +70,11 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
     """
     found: dict[str, tuple[Location, FileInfo]] = {}
     for path in paths:
-        files = storage.find(storage.locate(path))
+        try:
+            files = storage.find(storage.locate(path))
+        except OSError as error:
+            msg = f"input.path: {path} cannot be listed ({error}); check permissions and credentials"
+            raise InputError(msg) from error
         shards = [(name, info) for name, info in files if len(files) == 1 or info.extension.lower() == "parquet"]
         if not shards:
             msg = f"input.path: {path} holds no Parquet file; give a file, a directory or a glob that does"

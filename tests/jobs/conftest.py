@@ -1,0 +1,77 @@
+"""Shards to label, and jobs over them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.config import JobConfig
+from jobs.manifest import Committed
+from jobs.plan import Plan
+from jobs.report import RunReport
+from jobs.run import run_job
+from tests.conftest import RAGGED_TEXTS
+
+ROWS_PER_SHARD = {"a.parquet": 25, "b.parquet": 7, "deep/c d.parquet": 13}
+
+
+def rows_of(start: int, count: int) -> pa.Table:
+    """Rows with a unique id and texts of ragged lengths; every ninth text is null."""
+    ids = list(range(start, start + count))
+    texts = [None if i % 9 == 5 else f"{RAGGED_TEXTS[i % len(RAGGED_TEXTS)]} {i}" for i in ids]
+    return pa.table({"id": pa.array(ids, pa.int64()), "text": pa.array(texts, pa.string())})
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three uneven shards of 45 rows in all, in row groups of ten, one in a subdirectory with a space in its name."""
+    start = 0
+    for name, count in ROWS_PER_SHARD.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows_of(start, count), path, row_group_size=10)
+        start += count
+    return tmp_path / "in"
+
+
+MakeJob = Callable[..., JobConfig]
+
+
+@pytest.fixture
+def make_job(shards: Path, tmp_path: Path, single_label: Path) -> MakeJob:
+    """A job over `shards`; keyword arguments are sections, `run={"split_rows": 10}`."""
+
+    def make(directory: str = "out", /, **sections: dict[str, Any]) -> JobConfig:
+        content: dict[str, dict[str, Any]] = {
+            "input": {"path": str(shards)},
+            "output": {"path": str(tmp_path / directory)},
+            "model": {"name": str(single_label), "dtype": "float32"},
+            "run": {"executor": "local", "threads_per_actor": 1},
+        }
+        return JobConfig.model_validate(
+            {key: content.get(key, {}) | sections.get(key, {}) for key in content | sections}
+        )
+
+    return make
+
+
+def run(job: JobConfig) -> RunReport:
+    """Run a job without a progress line."""
+
+    def start(plan: Plan, committed: Committed) -> None:
+        assert len(plan.splits) == len(committed.pending) + len(committed.records)
+
+    return run_job(job, start, lambda _: None)
+
+
+def read_parts(output: str) -> list[dict[str, Any]]:
+    """All rows of an output, part by part in the order of their names."""
+    return [row for path in sorted(Path(output).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def part_bytes(output: str) -> dict[str, bytes]:
+    """The content of every part."""
+    return {str(path.relative_to(output)): path.read_bytes() for path in sorted(Path(output).rglob("*.parquet"))}

@@ -1,0 +1,68 @@
+"""Writing parts and reading their identity."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.parts import PartRecord, read_identity, write_part
+from jobs.shards import Split
+from jobs.storage import locate
+
+SPLIT = Split(
+    part="x/s-00001.parquet",
+    shard="x/s.parquet",
+    uri="/in",
+    path="/in/x/s.parquet",
+    size=11,
+    mtime_ns=22,
+    first_row_group=1,
+    num_row_groups=2,
+    num_rows=3,
+)
+TABLE = pa.table(
+    {
+        "id": [1, 2, 3],
+        "label": ["a", None, "b"],
+        "num_tokens": pa.array([4, None, 6], pa.int32()),
+        "truncated": [False, None, True],
+        "error": [None, "InputError: text is null", None],
+    }
+)
+FINGERPRINT = {"model.dtype": "float32", "model.labels": ["a", "b"]}
+
+
+def test_a_part_holds_its_rows_in_order_and_its_identity(tmp_path: Path) -> None:
+    record = write_part(locate(str(tmp_path)), SPLIT, TABLE, TABLE.schema, FINGERPRINT)
+    assert record == PartRecord(part=SPLIT.part, num_rows=3, num_failed=1, num_truncated=1, num_tokens=10)
+    assert pq.read_table(tmp_path / SPLIT.part).equals(TABLE)
+    identity = read_identity(locate(str(tmp_path / SPLIT.part)))
+    assert identity is not None
+    assert (identity.fingerprint, identity.record) == (FINGERPRINT, record)
+    assert identity.is_of(SPLIT)
+
+
+def test_the_same_rows_make_the_same_bytes_however_they_are_chunked(tmp_path: Path) -> None:
+    pieces = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
+    for name, table in (("one", TABLE), ("two", pieces)):
+        write_part(locate(str(tmp_path / name)), SPLIT, table, TABLE.schema, FINGERPRINT)
+    assert (tmp_path / "one" / SPLIT.part).read_bytes() == (tmp_path / "two" / SPLIT.part).read_bytes()
+
+
+def test_a_part_has_the_declared_columns_in_the_declared_order(tmp_path: Path) -> None:
+    schema = pa.schema([*reversed([field for field in TABLE.schema if field.name != "id"])])
+    write_part(locate(str(tmp_path)), SPLIT, TABLE, schema, FINGERPRINT)
+    assert pq.read_schema(tmp_path / SPLIT.part).remove_metadata() == schema
+
+
+def test_a_part_of_no_rows_has_the_same_schema(tmp_path: Path) -> None:
+    record = write_part(locate(str(tmp_path)), SPLIT, TABLE.slice(0, 0), TABLE.schema, FINGERPRINT)
+    assert record == PartRecord(part=SPLIT.part)
+    assert pq.read_schema(tmp_path / SPLIT.part).remove_metadata() == TABLE.schema
+
+
+def test_a_file_of_somebody_else_has_no_identity(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "foreign.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    assert read_identity(locate(str(tmp_path / "foreign.parquet"))) is None
+    assert read_identity(locate(str(tmp_path / "torn.parquet"))) is None

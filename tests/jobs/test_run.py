@@ -1,0 +1,247 @@
+"""A whole job in process: what it writes, what it does a second time, what it refuses."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import pipeline
+
+from inference.errors import ConfigError, FingerprintError, InputError, JobError, ModelError, OutputError
+from jobs.storage import TEMPORARY_SUFFIX
+from tests.jobs.conftest import ROWS_PER_SHARD, MakeJob, part_bytes, read_parts, rows_of, run
+
+
+def test_every_row_is_labelled_once_in_its_place(make_job: MakeJob, single_label: Path) -> None:
+    job = make_job(run={"split_rows": 10})
+    report = run(job)
+    rows = read_parts(job.output.path)
+    assert [row["id"] for row in rows] == list(range(45))
+    classify: Any = pipeline("text-classification", model=str(single_label), truncation=True)
+    for row in rows:
+        if row["text"] is None:
+            assert (row["label"], row["confidence"], row["error"]) == (None, None, "InputError: text is null")
+            continue
+        expected = classify(row["text"])[0]
+        assert row["label"] == expected["label"]
+        assert row["confidence"] == pytest.approx(expected["score"], abs=1e-5)
+    assert (report.num_rows, report.num_failed, report.num_parts) == (45, 5, 6)
+
+
+def test_the_report_adds_up_and_is_left_beside_the_parts(make_job: MakeJob) -> None:
+    job = make_job()
+    report = run(job)
+    rows = read_parts(job.output.path)
+    assert report.num_tokens == sum(row["num_tokens"] or 0 for row in rows)
+    assert report.num_truncated == sum(bool(row["truncated"]) for row in rows) > 0
+    assert json.loads((Path(job.output.path) / "_shardlabel" / "report.json").read_text()) == report.as_dict()
+
+
+def test_parts_mirror_the_shards_and_success_is_there(make_job: MakeJob) -> None:
+    job = make_job()
+    run(job)
+    assert list(part_bytes(job.output.path)) == sorted(ROWS_PER_SHARD)
+    assert (Path(job.output.path) / "_SUCCESS").exists()
+
+
+def test_a_second_run_does_nothing(make_job: MakeJob) -> None:
+    job = make_job()
+    first = run(job)
+    before = {path: path.stat().st_mtime_ns for path in Path(job.output.path).rglob("*")}
+    second = run(job)
+    assert (second.new_rows, second.new_parts, second.num_rows, second.num_parts) == (0, 0, 45, 3)
+    assert (second.num_tokens, second.fingerprint) == (first.num_tokens, first.fingerprint)
+    assert {path: path.stat().st_mtime_ns for path in Path(job.output.path).rglob("*")} == before
+
+
+def test_a_lost_part_is_made_again_with_the_same_bytes(make_job: MakeJob) -> None:
+    job = make_job(run={"split_rows": 10})
+    run(job)
+    before = part_bytes(job.output.path)
+    (Path(job.output.path) / "a-00001.parquet").unlink()
+    report = run(job)
+    assert (report.new_rows, report.num_rows) == (10, 45)
+    assert part_bytes(job.output.path) == before
+
+
+def test_a_new_shard_is_new_work_and_a_changed_one_is_redone(make_job: MakeJob, shards: Path) -> None:
+    job = make_job()
+    run(job)
+    pq.write_table(rows_of(100, 4), shards / "new.parquet")
+    pq.write_table(rows_of(200, 6), shards / "b.parquet")
+    report = run(job)
+    assert (report.new_rows, report.num_rows) == (10, 25 + 6 + 13 + 4)
+    assert {row["id"] for row in read_parts(job.output.path)} >= {100, 200}
+
+
+def test_another_split_size_replaces_the_parts_and_leaves_no_row_twice(make_job: MakeJob) -> None:
+    run(make_job(run={"split_rows": 10}))
+    job = make_job(run={"split_rows": 1000})
+    run(job)
+    assert sorted(row["id"] for row in read_parts(job.output.path)) == list(range(45))
+
+
+def test_the_leftovers_of_a_killed_writer_go(make_job: MakeJob, tmp_path: Path) -> None:
+    leftover = tmp_path / "out" / f".a.parquet.1{TEMPORARY_SUFFIX}"
+    leftover.parent.mkdir()
+    leftover.touch()
+    run(make_job())
+    assert not leftover.exists()
+
+
+def test_more_threads_in_process_write_the_same_bytes(make_job: MakeJob) -> None:
+    for directory, num_actors in (("one", 1), ("four", 4)):
+        run(make_job(directory, run={"num_actors": num_actors, "split_rows": 10}))
+    parent = Path(make_job().output.path).parent
+    assert part_bytes(str(parent / "one")) == part_bytes(str(parent / "four"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "change"),
+    [
+        ({"model": {"max_length": 16}}, "model.max_length was 32, is 16"),
+        ({"model": {"dtype": "bfloat16"}}, "model.dtype was 'float32', is 'bfloat16'"),
+        ({"task": {"options": {"top_k": 2}}}, "task.options was {}, is {'top_k': 2}"),
+        ({"output": {"logits": True}}, "output.logits was False, is True"),
+    ],
+)
+def test_the_output_of_another_job_is_refused_by_what_differs(
+    make_job: MakeJob, sections: dict[str, Any], change: str
+) -> None:
+    run(make_job())
+    before = part_bytes(make_job().output.path)
+    with pytest.raises(FingerprintError) as error:
+        run(make_job(**sections))
+    assert change in str(error.value)
+    assert part_bytes(make_job().output.path) == before
+
+
+def test_another_model_is_refused_even_when_the_manifest_is_lost(
+    make_job: MakeJob, make_checkpoint: Any, tmp_path: Path
+) -> None:
+    run(make_job())
+    (tmp_path / "out" / "_shardlabel" / "manifest.json").unlink()
+    other = make_checkpoint(["negative", "neutral", "positive"], hidden_size=16)
+    with pytest.raises(FingerprintError, match=r"model\.weights was"):
+        run(make_job(model={"name": str(other), "dtype": "float32"}))
+
+
+def test_what_does_not_change_a_label_does_not_count(make_job: MakeJob) -> None:
+    run(make_job())
+    assert run(make_job(run={"num_actors": 2, "threads_per_actor": 2})).new_rows == 0
+
+
+def test_an_automatic_precision_stays_what_the_first_run_made_it(make_job: MakeJob, single_label: Path) -> None:
+    run(make_job(model={"dtype": "bfloat16"}))
+    report = run(make_job(model={"name": str(single_label), "dtype": "auto"}))
+    assert (report.new_rows, report.dtype) == (0, "bfloat16")
+
+
+def test_a_directory_with_files_of_somebody_else_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    pq.write_table(rows_of(0, 1), tmp_path / "out" / "mine.parquet")
+    with pytest.raises(OutputError, match=r"holds mine\.parquet, which shardlabel did not write"):
+        run(make_job())
+
+
+def test_an_output_inside_the_input_is_refused(make_job: MakeJob, shards: Path) -> None:
+    with pytest.raises(ConfigError, match="lie in one another"):
+        run(make_job(output={"path": str(shards / "out")}))
+
+
+def test_a_corrupt_shard_fails_alone(make_job: MakeJob, shards: Path) -> None:
+    (shards / "b.parquet").write_bytes(b"not Parquet at all")
+    job = make_job()
+    report = run(job)
+    assert list(report.failed_shards) == ["b.parquet"]
+    assert (report.num_rows, report.num_parts) == (38, 2)
+    assert not (Path(job.output.path) / "_SUCCESS").exists()
+
+
+def test_a_shard_whose_pages_are_corrupt_fails_alone_and_is_done_once_mended(make_job: MakeJob, shards: Path) -> None:
+    good = (shards / "a.parquet").read_bytes()
+    stamp = (shards / "a.parquet").stat()
+    (shards / "a.parquet").write_bytes(good[:4] + b"\xff" * 200 + good[204:])
+    os.utime(shards / "a.parquet", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    job = make_job()
+    report = run(job)
+    assert list(report.failed_shards) == ["a.parquet"]
+    (shards / "a.parquet").write_bytes(good)
+    assert (run(job).new_rows, sorted(row["id"] for row in read_parts(job.output.path))) == (25, list(range(45)))
+
+
+def test_a_shard_without_the_text_column_is_named(make_job: MakeJob, shards: Path) -> None:
+    pq.write_table(pa.table({"id": [1]}), shards / "b.parquet")
+    with pytest.raises(InputError, match=r"shard b\.parquet has no column 'text'"):
+        run(make_job())
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind", "message"),
+    [
+        ({"input": {"columns": {"text": "body"}}}, InputError, "needs a column 'body', and there are id, text"),
+        ({"input": {"columns": {"text": "id"}}}, InputError, "column 'id' holds int64, expected text"),
+        ({"output": {"keep_columns": ["ident"]}}, InputError, "no column 'ident'"),
+        ({"task": {"name": "text-clasification"}}, ConfigError, "did you mean text-classification"),
+        ({"task": {"options": {"topk": 1}}}, ConfigError, "task.options.topk: unknown key; did you mean 'top_k'"),
+        ({"model": {"name": "./nowhere"}}, ModelError, "there is no folder ./nowhere"),
+        ({"model": {"max_length": 33}}, ConfigError, "33 exceeds the checkpoint's limit of 32"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_written(
+    make_job: MakeJob, tmp_path: Path, sections: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as error:
+        run(make_job(**sections))
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_trained_head_is_refused(make_job: MakeJob, headless: Path) -> None:
+    with pytest.raises(ModelError, match="BertModel checkpoint without a trained head"):
+        run(make_job(model={"name": str(headless)}))
+
+
+def test_a_column_in_the_way_of_an_output_column_is_refused_unless_it_is_left_out(
+    make_job: MakeJob, shards: Path
+) -> None:
+    for path in shards.rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("label", pa.array(["gold"] * len(table))), path)
+    with pytest.raises(InputError, match="the input has a column 'label'"):
+        run(make_job())
+    assert run(make_job(output={"keep_columns": ["id"]})).num_rows == 45
+
+
+def test_the_text_need_not_be_kept(make_job: MakeJob) -> None:
+    job = make_job(output={"keep_columns": ["id"], "scores": True, "logits": True})
+    run(job)
+    assert list(read_parts(job.output.path)[0]) == [
+        "id",
+        "label",
+        "confidence",
+        "scores",
+        "logits",
+        "num_tokens",
+        "truncated",
+        "error",
+    ]
+
+
+def test_an_empty_shard_becomes_an_empty_part_with_the_declared_schema(make_job: MakeJob, shards: Path) -> None:
+    pq.write_table(rows_of(0, 0), shards / "empty.parquet")
+    job = make_job()
+    run(job)
+    schemas = {pq.read_schema(path).remove_metadata() for path in Path(job.output.path).rglob("*.parquet")}
+    assert len(schemas) == 1
+    assert pq.read_metadata(Path(job.output.path) / "empty.parquet").num_rows == 0
+
+
+def test_a_failing_write_fails_the_run(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "out" / "b.parquet").mkdir(parents=True)
+    (tmp_path / "out" / "b.parquet" / ".keep").touch()
+    with pytest.raises(JobError, match=r"b\.parquet: cannot be written .* run again to finish"):
+        run(make_job())

@@ -1,0 +1,94 @@
+"""Listing and atomic writing."""
+
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from inference.errors import InputError, OutputError
+from jobs import storage
+from jobs.storage import TEMPORARY_SUFFIX, locate
+
+
+def names(uri: str) -> list[str]:
+    return [name for name, _ in storage.find(locate(uri))]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.parquet", "a.parquet", "x/c.parquet", "x/y/d e ü.parquet", "_tmp/e.parquet", ".f.parquet", "x/_g"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    return tmp_path
+
+
+def test_a_directory_is_listed_deep_and_sorted_without_hidden_names(tree: Path) -> None:
+    assert names(str(tree)) == ["a.parquet", "b.parquet", "x/c.parquet", "x/y/d e ü.parquet"]
+
+
+def test_a_glob_names_files_below_its_fixed_part(tree: Path) -> None:
+    assert names(f"{tree}/*.parquet") == ["a.parquet", "b.parquet"]
+    assert names(f"{tree}/x/**/*.parquet") == ["c.parquet", "y/d e ü.parquet"]
+    assert names(f"{tree}/[a]*.parquet") == ["a.parquet"]
+
+
+def test_a_file_is_taken_whatever_it_is_called(tree: Path) -> None:
+    assert names(f"{tree}/_tmp/e.parquet") == ["e.parquet"]
+    assert names(f"{tree}/x/_g") == ["_g"]
+
+
+def test_a_name_with_glob_characters_is_a_name_when_there_is_such_a_file(tree: Path) -> None:
+    (tree / "q[1].parquet").write_bytes(b"1")
+    assert names(f"{tree}/q[1].parquet") == ["q[1].parquet"]
+
+
+def test_what_is_not_there_is_empty(tree: Path) -> None:
+    assert names(f"{tree}/none") == []
+    assert names(f"{tree}/none/*.parquet") == []
+
+
+def test_a_uri_lists_what_a_path_lists(tree: Path) -> None:
+    assert names(f"file://{tree}") == names(str(tree))
+    assert str(locate(f"file://{tree}").join("a")) == f"file://{tree}/a"
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(InputError, match="nope://bucket: cannot be opened"):
+        locate("nope://bucket")
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = locate(str(tmp_path / "new" / "file"))
+    storage.write(target, b"first, longer")
+    storage.write(target, b"second")
+    assert storage.read_text(target) == "second"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_a_failed_write_raises_and_keeps_the_old_content(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "child").touch()
+    with pytest.raises(OutputError, match="file: cannot be written"):
+        storage.write(locate(str(tmp_path / "file")), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_filesystem_without_rename_gets_the_file_in_one_piece(tmp_path: Path) -> None:
+    location = locate(f"mock://{tmp_path}/out/file")
+    location.filesystem.create_dir(str(Path(location.path).parent), recursive=True)
+    assert not isinstance(location.filesystem, pafs.LocalFileSystem)
+    storage.write(location, b"whole")
+    assert storage.read_text(location) == "whole"
+    storage.delete(location)
+    assert storage.read_text(location) is None
+
+
+def test_the_leftovers_of_killed_writers_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    leftover = tmp_path / "deep" / f".part.parquet.0123{TEMPORARY_SUFFIX}"
+    part = tmp_path / "deep" / "part.parquet"
+    for path in (leftover, part):
+        path.touch()
+    storage.sweep(locate(str(tmp_path)))
+    assert (leftover.exists(), part.exists()) == (False, True)
