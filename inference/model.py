@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from inference.batching import pad
 from inference.checkpoint import Checkpoint
@@ -70,7 +71,7 @@ def _load(checkpoint: Checkpoint, auto_class: str, dtype: str) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         msg = f"model.name: {checkpoint.path} does not load as {auto_class} ({reason})"
         raise ModelError(msg) from error

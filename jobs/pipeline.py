@@ -148,7 +148,8 @@ class RayExecutor:
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):
-                raise cause from error
+                # Ray appends advice of its own below our one line.
+                raise type(cause)(str(cause).partition("\n")[0]) from error
             msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
             raise JobError(msg) from error
 

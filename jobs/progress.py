@@ -49,8 +49,9 @@ class RunProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Clear the line."""
-        self._bar.stop()
+        """Clear the line; a bar that was never drawn would leave an empty one."""
+        if self._bar.task_ids:
+            self._bar.stop()
 
     def start(self, plan: Plan, committed: Committed) -> None:
         """Learn what there is to do."""
