@@ -1,0 +1,1 @@
+"""Tests of token ids in, predictions out."""

@@ -1,0 +1,64 @@
+"""What the tests of `inference` share: edits of a copied checkpoint, and equality up to the rounding of float32."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from safetensors.torch import load_file, save_file
+
+# The same examples in every run, on any machine however slow.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("repeatable")
+
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session", params=["single_label", "multi_label", "regression", "one_label", "roberta"])
+def any_checkpoint(request: pytest.FixtureRequest) -> Path:
+    """Each of the checkpoints that classify, one after the other."""
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+@pytest.fixture
+def copy(single_label: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may spoil."""
+    return Path(shutil.copytree(single_label, tmp_path / "copy"))
+
+
+def max_tokens(checkpoint: Path) -> int:
+    """What the fixtures of `tests/conftest.py` allow: 34 positions of RoBERTa are 33 tokens with pad_token_id 0."""
+    return 33 if "roberta" in checkpoint.name else 32
+
+
+def edit_json(file: Path, *dropped: str, **changes: Any) -> None:
+    """Change and drop top-level keys of a JSON file."""
+    content = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in content.items() if key not in dropped}))
+
+
+def edit_weights(checkpoint: Path, change: Callable[[Weights], object]) -> None:
+    """Rewrite a checkpoint's weights after `change` has been at them."""
+    weights = load_file(checkpoint / "model.safetensors")
+    change(weights)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+def assert_same(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Equal at any depth of lists and dicts, floats within `tolerance`."""
+    if isinstance(expected, list) and isinstance(actual, list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            assert_same(one, other, tolerance)
+    elif isinstance(expected, dict) and isinstance(actual, dict):
+        assert list(actual) == list(expected)
+        assert_same(list(actual.values()), list(expected.values()), tolerance)
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, abs=tolerance)
+    else:
+        assert actual == expected

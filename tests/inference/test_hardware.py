@@ -1,0 +1,62 @@
+"""What `auto` means on which processor."""
+
+from pathlib import Path
+
+import pytest
+
+from inference.config import Dtype
+from inference.hardware import Device, cpu_flags, resolve_dtype
+
+CPUINFO = """processor\t: 0
+model name\t: A processor named amx_bf16
+flags\t\t: fpu sse4_2 avx2 {flags}
+bugs\t\t: spectre_v1
+
+processor\t: 1
+flags\t\t: fpu sse4_2 avx2 {flags}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx512f amx_bf16 amx_tile", "bfloat16"),
+        ("avx512f avx512_bf16", "bfloat16"),
+        ("avx512f avx512_vnni", "float32"),
+        ("avx512_bf16_emulated", "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(flags: str, expected: Dtype, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(CPUINFO.format(flags=flags))
+    assert resolve_dtype("auto", "cpu", cpuinfo) == expected
+
+
+@pytest.mark.parametrize("content", ["", "processor\t: 0\nFeatures\t: fp asimd bf16\n"])
+def test_auto_is_float32_where_the_processor_has_no_flags(content: str, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(content)
+    assert resolve_dtype("auto", "cpu", cpuinfo) == "float32"
+
+
+def test_auto_is_float32_where_the_system_does_not_describe_its_processor(tmp_path: Path) -> None:
+    assert resolve_dtype("auto", "cpu", tmp_path / "cpuinfo") == "float32"
+
+
+def test_auto_is_bfloat16_on_a_gpu_whatever_the_processor(tmp_path: Path) -> None:
+    assert resolve_dtype("auto", "cuda", tmp_path / "cpuinfo") == "bfloat16"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_precision_that_was_asked_for_is_what_runs(dtype: Dtype, device: Device, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(CPUINFO.format(flags="amx_bf16"))
+    assert resolve_dtype(dtype, device, cpuinfo) == dtype
+
+
+def test_the_flags_are_single_words_without_their_heading(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(CPUINFO.format(flags="amx_int8"))
+    assert {"fpu", "sse4_2", "avx2", "amx_int8"} <= cpu_flags(cpuinfo)
+    assert "spectre_v1" not in cpu_flags(cpuinfo)

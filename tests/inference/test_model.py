@@ -1,0 +1,129 @@
+"""Weights on a device, against a direct forward of transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from inference.checkpoint import open_checkpoint
+from inference.config import Dtype, ModelConfig
+from inference.errors import ModelError
+from inference.model import Model
+from tests.conftest import RAGGED_TEXTS
+from tests.inference.conftest import Weights, edit_json, edit_weights, max_tokens
+
+CLASSIFIER = "AutoModelForSequenceClassification"
+
+
+def load(path: Path, dtype: Dtype = "float32") -> Model:
+    config = ModelConfig(name=str(path), dtype=dtype)
+    return Model(config, open_checkpoint(config), CLASSIFIER)
+
+
+def encode(path: Path, *texts: list[str]) -> list[dict[str, Any]]:
+    """Each text, or pair of texts, as transformers feeds it to a model by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    options = {"truncation": True, "max_length": max_tokens(path), "return_tensors": "pt"}
+    return [dict(tokenizer(*inputs, **options)) for inputs in zip(*texts, strict=True)]
+
+
+def reference(path: Path, encodings: list[dict[str, Any]], dtype: torch.dtype = torch.float32) -> NDArray[np.float32]:
+    """Logits of one sequence at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).eval()
+    with torch.no_grad():
+        return np.concatenate([model(**encoding).logits.float().numpy() for encoding in encodings])
+
+
+def forward(model: Model, encodings: list[dict[str, Any]], indices: list[int] | None = None) -> NDArray[np.float32]:
+    """The model's logits of sequences as the predictor hands them over."""
+
+    def flat(name: str) -> NDArray[np.int32]:
+        return np.concatenate([encoding[name][0].numpy() for encoding in encodings]).astype(np.int32)
+
+    type_ids = flat("token_type_ids") if "token_type_ids" in encodings[0] else None
+    offsets = np.cumsum([0, *(encoding["input_ids"].shape[1] for encoding in encodings)])
+    chosen = np.arange(len(encodings)) if indices is None else np.array(indices)
+    return model.forward(flat("input_ids"), type_ids, offsets, chosen)
+
+
+def test_a_padded_batch_has_the_logits_of_each_sequence_alone(any_checkpoint: Path) -> None:
+    encodings = encode(any_checkpoint, RAGGED_TEXTS)
+    logits = forward(load(any_checkpoint), encodings)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, reference(any_checkpoint, encodings), rtol=0, atol=1e-5)
+
+
+def test_a_padded_batch_of_pairs_has_the_logits_of_each_pair_alone(any_checkpoint: Path) -> None:
+    encodings = encode(any_checkpoint, RAGGED_TEXTS, RAGGED_TEXTS[::-1])
+    logits = forward(load(any_checkpoint), encodings)
+    np.testing.assert_allclose(logits, reference(any_checkpoint, encodings), rtol=0, atol=1e-5)
+
+
+def test_logits_come_in_the_order_of_the_indices(single_label: Path) -> None:
+    encodings = encode(single_label, RAGGED_TEXTS)
+    logits = forward(load(single_label), encodings, [6, 0, 2])
+    np.testing.assert_allclose(logits, reference(single_label, encodings)[[6, 0, 2]], rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_that_names_no_padding_computes_the_same(copy: Path, single_label: Path) -> None:
+    edit_json(copy / "config.json", pad_token_id=None)
+    encodings = encode(copy, RAGGED_TEXTS)
+    np.testing.assert_allclose(forward(load(copy), encodings), reference(single_label, encodings), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sequence_alone_is_bit_equal_to_transformers_in_the_same_precision(dtype: Dtype, single_label: Path) -> None:
+    encodings = encode(single_label, RAGGED_TEXTS[:1])
+    expected = reference(single_label, encodings, getattr(torch, dtype))
+    assert np.array_equal(forward(load(single_label, dtype), encodings), expected)
+
+
+def test_the_precision_is_the_one_asked_for_not_that_of_the_file(copy: Path) -> None:
+    def halve(weights: Weights) -> None:
+        weights.update({name: value.bfloat16() for name, value in weights.items()})
+
+    edit_weights(copy, halve)
+    edit_json(copy / "config.json", dtype="bfloat16")
+    assert {value.dtype for value in load(copy, "float32")._module.parameters()} == {torch.float32}
+
+
+def test_loading_leaves_no_dropout(single_label: Path) -> None:
+    model, encodings = load(single_label), encode(single_label, RAGGED_TEXTS)
+    assert np.array_equal(forward(model, encodings), forward(model, encodings))
+
+
+@pytest.mark.parametrize("name", ["classifier.weight", "classifier.bias", "bert.encoder.layer.1.output.dense.weight"])
+def test_a_checkpoint_that_lacks_a_weight_is_refused(name: str, copy: Path) -> None:
+    edit_weights(copy, lambda weights: weights.pop(name))
+    with pytest.raises(ModelError, match=f"no trained weights for {name}"):
+        load(copy)
+
+
+def test_a_base_model_without_a_head_is_refused_also_when_it_does_not_say_so(headless: Path) -> None:
+    with pytest.raises(ModelError, match=r"no trained weights for classifier\.bias, classifier\.weight"):
+        load(headless)
+
+
+def test_weights_of_another_shape_are_refused(copy: Path) -> None:
+    edit_weights(copy, lambda weights: weights.update({"classifier.weight": torch.zeros(2, 32)}))
+    with pytest.raises(ModelError, match=f"does not load as {CLASSIFIER}"):
+        load(copy)
+
+
+def test_more_labels_than_the_head_has_are_refused(copy: Path) -> None:
+    edit_json(copy / "config.json", id2label={str(i): f"label {i}" for i in range(4)})
+    with pytest.raises(ModelError, match=f"does not load as {CLASSIFIER}"):
+        load(copy)
+
+
+def test_code_that_comes_with_a_checkpoint_never_runs(copy: Path, tmp_path: Path) -> None:
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    auto_map = {"AutoConfig": "evil.Config", CLASSIFIER: "evil.Model"}
+    edit_json(copy / "config.json", model_type="evil", auto_map=auto_map)
+    with pytest.raises(ModelError, match=f"does not load as {CLASSIFIER}"):
+        load(copy)
+    assert not (tmp_path / "ran").exists()
