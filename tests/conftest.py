@@ -44,7 +44,7 @@ def _save(model: PreTrainedModel, path: Path, max_length: int) -> Path:
     if model.config.model_type == "roberta":
         names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIALS, strict=True))
         inputs = ["input_ids", "attention_mask"]
-        tokenizer = PreTrainedTokenizerFast(
+        tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
             tokenizer_object=tokenizer.backend_tokenizer, model_input_names=inputs, **names
         )
     tokenizer.model_max_length = max_length

@@ -91,7 +91,7 @@ def test_a_family_takes_as_many_tokens_as_its_limit_says_and_not_one_more(family
     sizes = {"vocab_size": 9, "hidden_size": 8, "dim": 8, "hidden_dim": 8, "intermediate_size": 8, "n_layers": 1}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "n_heads": 2, "attention_window": [4]}
     config = AutoConfig.for_model(family, max_position_embeddings=20, **sizes, **heads)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model = AutoModelForSequenceClassification.from_config(config).eval()  # type: ignore[no-untyped-call]
     limit = opened(folder(config.to_dict())).max_length
     assert model(input_ids=torch.full((1, limit), 5)).logits.isfinite().all()
     with pytest.raises((IndexError, RuntimeError)):
