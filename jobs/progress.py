@@ -58,14 +58,14 @@ class RunProgress:
         self._total = sum(split.num_rows for split in committed.pending)
         self._started = self._logged = time.monotonic()
         if not committed.pending:
-            logger.info("nothing to do: all %d splits are committed in %s", len(plan.splits), plan.output)
+            logger.info("nothing to do: all %d splits are committed in %s", len(plan.splits), plan.output.uri)
             return
         logger.info(
             "%d of %d splits to label, %s rows, into %s",
             len(committed.pending),
             len(plan.splits),
             f"{self._total:,}",
-            plan.output,
+            plan.output.uri,
         )
         if self._console.is_terminal:
             self._bar.add_task("rows", total=self._total, tokens=0, failed=0)

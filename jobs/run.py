@@ -54,7 +54,7 @@ def run_job(
         fingerprint=fingerprint,
         num_splits=len(plan.splits),
         executor=job.run.executor,
-        output=str(plan.output),
+        output=job.output.path,
         failed_shards=failed,
     )
     if committed.pending or committed.stale or not manifest.is_complete(plan.output):

@@ -27,7 +27,7 @@ def main(folder: Path) -> int:
         rows = pq.read_table(labels, columns=["library", "held_out", "label", "confidence"])
         console.print()
         console.print(label_table(rows))
-        console.print(accuracy_line(rows))
+        console.print(accuracy_line(rows), soft_wrap=True)
     return status
 
 
