@@ -1,0 +1,171 @@
+"""Predictions against transformers' pipeline, against one row at a time, and with rows that fail."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import pipeline
+
+from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+from inference.columns import output_schema
+from tests.conftest import RAGGED_TEXTS, VOCABULARY
+from tests.inference.conftest import assert_same, edit_json, edit_weights, max_tokens
+
+ALL = TaskConfig(scores=True, logits=True)
+
+
+class Labeller:
+    """A tokenizer and a predictor in float32, as a user puts them together."""
+
+    def __init__(self, checkpoint: Path, task: TaskConfig = ALL, **settings: Any) -> None:
+        model = ModelConfig(name=str(checkpoint), dtype="float32", **settings)
+        self.tokenizer, self.predictor = Tokenizer(model, task), Predictor(model, task)
+
+    def table(self, texts: list[str | None], **columns: Any) -> pa.Table:
+        return self.predictor(self.tokenizer(pa.table({"text": pa.array(texts, pa.string()), **columns})))
+
+    def __call__(self, texts: list[str | None], **columns: Any) -> list[dict[str, Any]]:
+        return list(self.table(texts, **columns).to_pylist())
+
+
+@pytest.fixture(scope="module")
+def labeller(single_label: Path) -> Labeller:
+    return Labeller(single_label)
+
+
+def pipeline_scores(checkpoint: Path, inputs: list[Any]) -> list[list[float]]:
+    """The pipeline's score of every class, one row at a time, in the order of the labels."""
+    classify: Any = pipeline("text-classification", model=str(checkpoint), dtype=torch.float32)
+    label2id = classify.model.config.label2id
+    limit = max_tokens(checkpoint)
+    found = [classify(item, truncation=True, max_length=limit, top_k=None) for item in inputs]
+    ranked = [item if isinstance(item[0], dict) else item[0] for item in found]
+    return [[row["score"] for row in sorted(item, key=lambda row: label2id[row["label"]])] for item in ranked]
+
+
+def test_scores_are_those_of_the_pipeline(any_checkpoint: Path) -> None:
+    rows = Labeller(any_checkpoint)(list(RAGGED_TEXTS))
+    assert_same([row["scores"] for row in rows], pipeline_scores(any_checkpoint, RAGGED_TEXTS))
+
+
+def test_the_label_and_its_confidence_are_those_of_the_pipeline(single_label: Path, labeller: Labeller) -> None:
+    classify: Any = pipeline("text-classification", model=str(single_label), dtype=torch.float32)
+    expected = classify(RAGGED_TEXTS, truncation=True)
+    rows = labeller(list(RAGGED_TEXTS))
+    assert [row["label"] for row in rows] == [item["label"] for item in expected]
+    assert_same([row["confidence"] for row in rows], [item["score"] for item in expected])
+
+
+def test_pairs_are_scored_as_the_pipeline_scores_them(any_checkpoint: Path) -> None:
+    seconds = list(reversed(RAGGED_TEXTS))
+    rows = Labeller(any_checkpoint)(list(RAGGED_TEXTS), text_pair=seconds)
+    pairs = [{"text": one, "text_pair": other} for one, other in zip(RAGGED_TEXTS, seconds, strict=True)]
+    assert_same([row["scores"] for row in rows], pipeline_scores(any_checkpoint, pairs))
+
+
+def test_a_regression_score_is_the_raw_logit(regression: Path) -> None:
+    rows = Labeller(regression)(list(RAGGED_TEXTS))
+    assert [row["score"] for row in rows] == [row["logits"][0] for row in rows]
+
+
+def test_one_row_at_a_time_says_the_same(any_checkpoint: Path) -> None:
+    label = Labeller(any_checkpoint)
+    together = label(list(RAGGED_TEXTS))
+    assert_same(together, [label([text])[0] for text in RAGGED_TEXTS])
+
+
+@settings(max_examples=25)
+@given(rows=st.lists(st.sampled_from([*range(len(RAGGED_TEXTS)), None]), max_size=25))
+def test_neither_order_nor_company_changes_a_prediction(labeller: Labeller, rows: list[int | None]) -> None:
+    alone = labeller([*RAGGED_TEXTS, None])
+    texts = [None if i is None else RAGGED_TEXTS[i] for i in rows]
+    assert_same(labeller(texts), [alone[-1 if i is None else i] for i in rows])
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 40, 100_000])
+def test_the_token_budget_changes_no_prediction(single_label: Path, labeller: Labeller, max_batch_tokens: int) -> None:
+    small = Labeller(single_label, max_batch_tokens=max_batch_tokens)
+    assert_same(small(list(RAGGED_TEXTS)), labeller(list(RAGGED_TEXTS)))
+
+
+def test_the_same_table_gives_the_same_bits(labeller: Labeller) -> None:
+    assert labeller.table(list(RAGGED_TEXTS)).equals(labeller.table(list(RAGGED_TEXTS)))
+
+
+def test_a_null_row_is_null_in_every_predicted_column(any_checkpoint: Path) -> None:
+    task = TaskConfig(scores=True, logits=True, options={"top_k": 1})
+    row = Labeller(any_checkpoint, task)(["good", None, "bad"], id=[1, 2, 3])[1]
+    assert (row.pop("id"), row.pop("error")) == (2, "InputError: text is null")
+    assert set(row.values()) == {None}
+
+
+@pytest.mark.parametrize("texts", [[], [None], [None, None], ["good", None], ["good"]])
+def test_the_schema_is_the_declared_one_whatever_the_rows(any_checkpoint: Path, texts: list[str | None]) -> None:
+    label = Labeller(any_checkpoint)
+    kept = pa.schema([("text", pa.string()), ("id", pa.int64())])
+    table = label.table(texts, id=pa.array(range(len(texts)), pa.int64()))
+    assert table.schema == output_schema(kept, label.predictor._task)
+
+
+def test_logits_that_are_not_finite_are_failed_rows_and_no_nan_is_left(copy: Path) -> None:
+    edit_weights(copy, lambda weights: weights["classifier.bias"].fill_(torch.nan))
+    for row in Labeller(copy)(["good", "bad"]):
+        assert row["error"] == "FloatingPointError: the logits are not finite"
+        assert (row["label"], row["confidence"], row["scores"], row["logits"]) == (None, None, None, None)
+        assert row["num_tokens"] == 3
+
+
+@pytest.fixture
+def short_vocabulary(copy: Path) -> Path:
+    """A checkpoint whose embedding ends before the id of `naïve`'s last letter piece: that forward raises."""
+    rows = VOCABULARY["##a"]
+    edit_json(copy / "config.json", vocab_size=rows)
+    edit_weights(
+        copy,
+        lambda weights: weights.update(
+            {key: value[:rows].clone() for key, value in weights.items() if key.endswith("word_embeddings.weight")}
+        ),
+    )
+    return copy
+
+
+def test_a_row_whose_forward_raises_fails_alone(short_vocabulary: Path, labeller: Labeller) -> None:
+    texts = ["the good film", "tools", "a bad film", "slow", "fast library"]
+    assert "##s" in VOCABULARY  # `tools` becomes tool + ##s, the only id that the embedding lacks
+    rows = Labeller(short_vocabulary)(list(texts))
+    assert rows[1]["label"] is None
+    assert rows[1]["error"].startswith("IndexError: index out of range")
+    whole = labeller(list(texts))
+    assert_same([rows[i] for i in (0, 2, 3, 4)], [whole[i] for i in (0, 2, 3, 4)])
+
+
+def test_sliced_and_chunked_token_tables_are_read_in_place(labeller: Labeller) -> None:
+    tokens = labeller.tokenizer(pa.table({"text": [*RAGGED_TEXTS, None]}))
+    whole = labeller([*RAGGED_TEXTS, None])
+    assert_same(labeller.predictor(tokens.slice(2, 5)).to_pylist(), whole[2:7])
+    pieces = pa.concat_tables([tokens.slice(0, 3), tokens.slice(3)])
+    assert_same(labeller.predictor(pieces).to_pylist(), whole)
+
+
+def test_other_columns_pass_through_untouched(labeller: Labeller) -> None:
+    nested = [[{"x": 1}], None, []]
+    table = labeller.table(["a", None, "b"], nested=nested, day=pa.array([1, 2, 3], pa.date32()))
+    assert table["nested"].to_pylist() == nested
+    assert table["day"].equals(pa.chunked_array([pa.array([1, 2, 3], pa.date32())]))
+    assert table.column_names[:3] == ["text", "nested", "day"]
+
+
+def test_bfloat16_agrees_with_float32_on_the_shipped_trained_model(tmp_path: Path) -> None:
+    shipped = Path(__file__).parent.parent.parent / "docs" / "demo" / "model"
+    copied = shutil.copytree(shipped, tmp_path / "model")
+    texts = pa.table({"text": [f"{text} of a tensor, an array or a DataFrame" for text in RAGGED_TEXTS * 3]})
+    scores = {}
+    for dtype in ("float32", "bfloat16"):
+        model = ModelConfig(name=str(copied), dtype=dtype, max_length=128)
+        scores[dtype] = Predictor(model, ALL)(Tokenizer(model, ALL)(texts))["scores"].to_pylist()
+    assert_same(scores["bfloat16"], scores["float32"], tolerance=5e-2)

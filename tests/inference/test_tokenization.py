@@ -1,0 +1,138 @@
+"""Token ids against transformers' own tokenizer, and the accounting of every row."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from inference import ModelConfig, TaskConfig, Tokenizer
+from inference.errors import InputError
+from tests.conftest import RAGGED_TEXTS
+from tests.inference.conftest import edit_json, max_tokens
+
+TASK = TaskConfig()
+
+
+def tokenize(checkpoint: Path, table: pa.Table, task: TaskConfig = TASK) -> list[dict[str, Any]]:
+    return list(Tokenizer(ModelConfig(name=str(checkpoint)), task)(table).to_pylist())
+
+
+def reference(checkpoint: Path, *texts: list[str], **settings: Any) -> Any:
+    return AutoTokenizer.from_pretrained(checkpoint)(*texts, **settings)
+
+
+def test_ids_are_those_of_transformers(any_checkpoint: Path) -> None:
+    rows = tokenize(any_checkpoint, pa.table({"text": RAGGED_TEXTS}))
+    expected = reference(any_checkpoint, RAGGED_TEXTS, truncation=True, max_length=max_tokens(any_checkpoint))
+    assert [row["_input_ids"] for row in rows] == [[ids] for ids in expected["input_ids"]]
+    assert [row["num_tokens"] for row in rows] == [len(ids) for ids in expected["input_ids"]]
+
+
+def test_truncated_is_said_of_the_rows_that_lose_tokens_and_of_no_other(any_checkpoint: Path) -> None:
+    rows = tokenize(any_checkpoint, pa.table({"text": RAGGED_TEXTS}))
+    whole = reference(any_checkpoint, RAGGED_TEXTS)["input_ids"]
+    assert [row["truncated"] for row in rows] == [len(ids) > max_tokens(any_checkpoint) for ids in whole]
+
+
+@given(st.lists(st.text(max_size=60), max_size=8))
+def test_any_text_gets_the_ids_of_transformers(single_label: Path, texts: list[str]) -> None:
+    rows = tokenize(single_label, pa.table({"text": pa.array(texts, pa.string())}))
+    expected = reference(single_label, texts, truncation=True, max_length=32)["input_ids"] if texts else []
+    assert [row["_input_ids"] for row in rows] == [[ids] for ids in expected]
+
+
+def test_pairs_have_the_ids_and_types_of_transformers(single_label: Path) -> None:
+    seconds = list(reversed(RAGGED_TEXTS))
+    rows = tokenize(single_label, pa.table({"text": RAGGED_TEXTS, "text_pair": seconds}))
+    tokenizer = AutoTokenizer.from_pretrained(single_label)
+    for row, one, other in zip(rows, RAGGED_TEXTS, seconds, strict=True):
+        expected = tokenizer(one, other, truncation=True, max_length=32)
+        assert row["_input_ids"] == [expected["input_ids"]]
+        assert row["_token_type_ids"] == [expected["token_type_ids"]]
+
+
+def test_a_model_without_token_types_gets_none_for_pairs(roberta: Path) -> None:
+    assert "_token_type_ids" not in tokenize(roberta, pa.table({"text": ["a"], "text_pair": ["b"]}))[0]
+
+
+def test_a_null_keeps_its_place_and_says_so(single_label: Path) -> None:
+    rows = tokenize(single_label, pa.table({"text": ["good", None, "bad"], "text_pair": ["x", "y", None]}))
+    assert [row["error"] for row in rows] == [None] + ["InputError: text or text_pair is null"] * 2
+    for row in rows[1:]:
+        assert (row["_input_ids"], row["num_tokens"], row["truncated"]) == (None, None, None)
+    assert len(rows[0]["_input_ids"]) == 1
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_every_kind_of_text_column_gives_the_same_ids(single_label: Path, kind: pa.DataType) -> None:
+    plain = pa.array([*RAGGED_TEXTS, None])
+    rows = tokenize(single_label, pa.table({"text": plain.cast(kind)}))
+    assert [row["_input_ids"] for row in rows] == [
+        row["_input_ids"] for row in tokenize(single_label, pa.table({"text": plain}))
+    ]
+
+
+def test_slices_and_chunks_do_not_matter(single_label: Path) -> None:
+    table = pa.table({"id": range(len(RAGGED_TEXTS)), "text": RAGGED_TEXTS})
+    whole = tokenize(single_label, table)
+    assert tokenize(single_label, table.slice(3, 4)) == whole[3:7]
+    assert tokenize(single_label, pa.concat_tables([table.slice(0, 2), table.slice(2)])) == whole
+
+
+def test_no_rows_give_the_columns_of_rows(single_label: Path) -> None:
+    tokenizer = Tokenizer(ModelConfig(name=str(single_label)), TASK)
+    table = pa.table({"text": RAGGED_TEXTS})
+    assert tokenizer(table.slice(0, 0)).schema == tokenizer(table).schema
+    assert tokenizer(pa.table({"text": pa.nulls(3, pa.string())})).schema == tokenizer(table).schema
+
+
+def test_padding_and_truncation_baked_into_a_tokenizer_are_left_out(copy: Path) -> None:
+    edit_json(
+        copy / "tokenizer.json",
+        truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        padding={
+            "strategy": {"Fixed": 9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        },
+    )
+    rows = tokenize(copy, pa.table({"text": ["the good film", "a fast good tool for the library"]}))
+    assert [row["num_tokens"] for row in rows] == [5, 9]
+
+
+def test_a_row_of_100_000_characters_is_cut_to_the_limit(single_label: Path) -> None:
+    (row,) = tokenize(single_label, pa.table({"text": ["good film " * 10_000]}))
+    assert (row["num_tokens"], row["truncated"]) == (32, True)
+
+
+def test_more_rows_than_a_chunk_keep_their_order(single_label: Path) -> None:
+    texts = [f"film {i}" for i in range(2500)]
+    rows = tokenize(single_label, pa.table({"text": texts}))
+    assert [row["_input_ids"][0] for row in rows] == reference(single_label, texts)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"body": ["a"]}), "needs a column 'text', and there are body"),
+        (pa.table({"text": [1]}), "column 'text' holds int64"),
+        (pa.table({"text": ["a"], "label": ["gold"]}), "the input has a column 'label'"),
+        (pa.table({"text": ["a"], "error": ["none"]}), "the input has a column 'error'"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_column(single_label: Path, table: pa.Table, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        tokenize(single_label, table)
+    assert message in str(error.value)
+
+
+def test_the_text_may_have_another_name(single_label: Path) -> None:
+    table = pa.table({"text": [1], "body": ["good"]})
+    assert tokenize(single_label, table, TaskConfig(columns={"text": "body"}))[0]["num_tokens"] == 3
