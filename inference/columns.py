@@ -4,21 +4,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inference.errors import InputError
+from inference.sequences import FEATURES, Feature
 from inference.tasks.base import Task
+from inference.windows import LongText
 
 INPUT_IDS = "_input_ids"
-"""list<list<int32>>: the sequences of a row (one, unless its task makes more); null when the row failed before."""
-TOKEN_TYPE_IDS = "_token_type_ids"  # noqa: S105 - tokens of a text, no password
-"""list<list<int32>>: only for pairs, and only for models that tell the two texts apart."""
+"""list<list<int32>>: the sequences of a row; null when the row failed before."""
 NUM_TOKENS = "num_tokens"
 """int32: tokens that the model saw of this row, special tokens included; null when the row failed before."""
+NUM_WINDOWS = "num_windows"
+"""int32: sequences that the row's text was cut in, where the task cuts long texts; null when the row failed before."""
 TRUNCATED = "truncated"
 """bool: whether tokens of the row were cut off; null when the row failed before."""
 ERROR = "error"
 """string: why the row has no prediction; null when it has one."""
 
-TOKEN_COLUMNS = (INPUT_IDS, TOKEN_TYPE_IDS)
+FEATURE_COLUMNS: dict[str, Feature] = {f"_{name}": name for name in FEATURES}
+"""Like `_input_ids`, one value per token: only those that the task or the model asks for."""
+TOKEN_COLUMNS = (INPUT_IDS, *FEATURE_COLUMNS)
 """What goes from the tokenizer to the predictor and no further."""
+
+
+def accounting_fields(task: Task) -> list[pa.Field]:
+    """What every row says of itself, whatever the task."""
+    windows = [pa.field(NUM_WINDOWS, pa.int32())] if task.long_text is LongText.WINDOW else []
+    truncated, error = pa.field(TRUNCATED, pa.bool_()), pa.field(ERROR, pa.string())
+    return [pa.field(NUM_TOKENS, pa.int32()), *windows, truncated, error]
 
 
 def output_schema(kept: pa.Schema, task: Task) -> pa.Schema:
@@ -27,12 +38,7 @@ def output_schema(kept: pa.Schema, task: Task) -> pa.Schema:
     Raises:
         InputError: an input column has the name of an output column.
     """
-    added = [
-        *task.fields(),
-        pa.field(NUM_TOKENS, pa.int32()),
-        pa.field(TRUNCATED, pa.bool_()),
-        pa.field(ERROR, pa.string()),
-    ]
+    added = [*task.fields(), *accounting_fields(task)]
     for name in (*(field.name for field in added), *TOKEN_COLUMNS):
         if name in kept.names:
             msg = (

@@ -1,4 +1,4 @@
-"""A loaded checkpoint: padded ids in, logits out. The only file that runs a forward.
+"""A loaded checkpoint: a micro-batch of sequences in, what the task keeps of it out.
 
 Loading refuses what would give wrong numbers: weights missing from the file, labels that differ from the plan's.
 """
@@ -16,6 +16,9 @@ from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
 from inference.errors import ModelError
 from inference.hardware import Device, resolve_dtype
+from inference.sequences import Sequences
+from inference.tasks.base import Batch, Outputs, Task
+from inference.tokenization import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,9 +29,9 @@ def count_gpus() -> int:
 
 
 class Model:
-    """Weights on a device."""
+    """Weights on a device, and the task they serve."""
 
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, auto_class: str) -> None:
+    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, task: Task) -> None:
         """Load the weights.
 
         Raises:
@@ -36,35 +39,39 @@ class Model:
         """
         self.device: Device = "cuda" if count_gpus() else "cpu"
         self.dtype = resolve_dtype(config.dtype, self.device)
-        self._module = _load(checkpoint, auto_class, self.dtype).to(self.device)
-        self.num_labels = len(checkpoint.labels)
+        self.tokenizer = load_tokenizer(checkpoint)
+        self._task = task
+        self._module = _load(checkpoint, task, self.dtype).to(self.device)
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.
         self._pad_token_id = 0 if pad_token_id is None else int(pad_token_id)
 
-    def forward(
-        self,
-        ids: NDArray[np.int32],
-        type_ids: NDArray[np.int32] | None,
-        offsets: NDArray[np.int64],
-        indices: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        """Logits of shape (len(indices), num_labels) for the chosen sequences of a ragged batch (see `pad`)."""
-        padded, mask = pad(ids, offsets, indices, self._pad_token_id)
-        inputs = {"input_ids": padded}
-        if not mask.all():
-            inputs["attention_mask"] = mask.astype(np.int64)
-        if type_ids is not None:
-            inputs["token_type_ids"] = pad(type_ids, offsets, indices, 0)[0]
+    def forward(self, sequences: Sequences, indices: NDArray[np.int64]) -> Outputs:
+        """Run the chosen sequences as one micro-batch and keep what the task keeps, as NumPy arrays (see `Outputs`)."""
+        padded, is_token = pad(sequences.ids, sequences.offsets, indices, self._pad_token_id)
+        arrays = {"input_ids": padded}
+        if not is_token.all():
+            arrays["attention_mask"] = is_token.astype(np.int64)
+        if "type_ids" in sequences.features:
+            arrays["token_type_ids"] = pad(sequences.features["type_ids"], sequences.offsets, indices, 0)[0]
+        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        mask = torch.from_numpy(is_token).to(self.device)
         with torch.inference_mode():
-            output = self._module(**{name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()})
-        logits: NDArray[np.float32] = output.logits.float().cpu().numpy()
-        return logits
+            outputs = self._task.forward(Batch(self._module, inputs, mask, self.tokenizer))
+        counts = np.ones(len(indices), dtype=np.int64) if outputs.counts is None else np.asarray(outputs.counts)
+        return Outputs({name: _to_numpy(value) for name, value in outputs.values.items()}, counts)
 
 
-def _load(checkpoint: Checkpoint, auto_class: str, dtype: str) -> Any:
+def _to_numpy(value: Any) -> NDArray[Any]:
+    if isinstance(value, torch.Tensor):
+        value = (value.float() if value.is_floating_point() else value).cpu().numpy()
+    array: NDArray[Any] = value
+    return array
+
+
+def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
     try:
-        module, info = getattr(transformers, auto_class).from_pretrained(
+        module, info = getattr(transformers, task.auto_class).from_pretrained(
             checkpoint.path,
             dtype=_DTYPES[dtype],
             use_safetensors=True,
@@ -73,13 +80,14 @@ def _load(checkpoint: Checkpoint, auto_class: str, dtype: str) -> Any:
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        msg = f"model.name: {checkpoint.path} does not load as {auto_class} ({reason})"
+        msg = f"model.name: {checkpoint.path} does not load as {task.auto_class} ({reason})"
         raise ModelError(msg) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    lacking = [key for key in lacking if not key.startswith(task.unused_weights)]
     if lacking:
         msg = (
-            f"model.name: {checkpoint.path} has no trained weights for {', '.join(lacking[:5])}, which {auto_class} "
-            "needs; choose a checkpoint that was trained for the task"
+            f"model.name: {checkpoint.path} has no trained weights for {', '.join(lacking[:5])}, which "
+            f"{task.auto_class} needs; choose a checkpoint that was trained for the task"
         )
         raise ModelError(msg)
     labels = tuple(str(module.config.id2label[i]) for i in range(module.config.num_labels))

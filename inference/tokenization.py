@@ -1,28 +1,29 @@
 """Text -> token ids: a table with text columns in, the same table with token columns out. CPU only.
 
-Ids leave as Arrow lists without padding; special tokens and truncation are the Rust library's own.
+Ids leave as Arrow lists without padding; special tokens, truncation and windows are the Rust library's own.
 """
 
-from collections.abc import Iterator
-from itertools import compress, islice
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
-from inference.checkpoint import open_checkpoint
-from inference.columns import ERROR, INPUT_IDS, NUM_TOKENS, TOKEN_TYPE_IDS, TRUNCATED, output_schema, scatter
+from inference.checkpoint import Checkpoint, open_checkpoint
+from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, NUM_TOKENS, NUM_WINDOWS, TRUNCATED, output_schema
 from inference.config import ModelConfig, TaskConfig
-from inference.errors import ModelError
+from inference.errors import InputError, ModelError
+from inference.sequences import Feature, list_column
 from inference.tasks import load_task, text_columns
+from inference.tasks.base import TextInput
+from inference.windows import LongText
 
 # An Encoding holds strings and offsets beside its ids, some 100 bytes a token: 1,024 rows of 512 tokens are 50 MB.
-_CHUNK_ROWS = 1024
+_CHUNK = 1024
 
 
 class Tokenizer:
@@ -38,11 +39,22 @@ class Tokenizer:
         checkpoint = open_checkpoint(model)
         self._task = load_task(task, checkpoint)
         self._names = task.columns
-        tokenizer = _load(str(checkpoint.path))
-        self._backend = Backend.from_str(tokenizer.backend_tokenizer.to_str())
+        tokenizer = load_tokenizer(checkpoint)
+        self._whole = Backend.from_str(tokenizer.backend_tokenizer.to_str())
         # A tokenizer.json may carry padding and truncation of its own (all-MiniLM-L6-v2: both at 128).
-        self._backend.no_padding()
-        self._backend.enable_truncation(checkpoint.max_length, direction=tokenizer.truncation_side)
+        self._whole.no_padding()
+        self._whole.no_truncation()
+        self._backend = Backend.from_str(self._whole.to_str())
+        stride = self._task.stride if self._task.long_text is LongText.WINDOW else 0
+        self._backend.enable_truncation(
+            checkpoint.max_length,
+            stride=stride,
+            strategy=self._task.truncation,
+            direction=tokenizer.truncation_side,
+        )
+        self._max_length = checkpoint.max_length
+        # Tokens of a pair's text that is not cut must leave more than the overlap for the other one.
+        self._room = self._max_length - self._whole.num_special_tokens_to_add(is_pair=True) - stride
         self._uses_type_ids = "token_type_ids" in tokenizer.model_input_names
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -52,62 +64,138 @@ class Tokenizer:
             InputError: a column that the task needs is missing or not text, or one is in the way of an output column.
         """
         output_schema(table.schema, self._task)
-        names = text_columns(self._task, self._names, table.schema)
-        texts = table.select(names)
-        is_valid = pa.array(np.ones(len(table), dtype=np.bool_))
-        for column in texts.columns:
-            is_valid = pc.and_(is_valid, pc.is_valid(column.combine_chunks()))
-        rows = zip(*(column.to_pylist() for column in texts.columns), strict=True)
-        tokens = scatter(self._tokenize(compress(rows, is_valid.to_pylist()), is_pair=len(names) > 1), is_valid)
-        message = f"InputError: {' or '.join(names)} is null"
-        errors = pc.if_else(is_valid, pa.scalar(None, pa.string()), message)
-        for name, column in zip(tokens.column_names, tokens.columns, strict=True):
-            table = table.append_column(name, column)
-        return table.append_column(ERROR, errors)
+        roles = text_columns(self._task, self._names, table.schema)
+        rows = _Rows(len(table), self._features(roles))
+        columns = [
+            table.column(roles[role]).to_pylist() if role in roles else [None] * len(table)
+            for role in (*self._task.columns, *self._task.optional_columns)
+        ]
+        null = f"InputError: {' or '.join(roles.values())} is null"
+        inputs: list[tuple[int, TextInput]] = []
+        for row, texts in enumerate(zip(*columns, strict=True)):
+            if sum(text is not None for text in texts) < len(roles):
+                rows.errors[row] = null
+                continue
+            try:
+                inputs += [(row, item) for item in self._task.inputs(*texts)]
+            except InputError as error:
+                rows.errors[row] = f"InputError: {error}"
+        for start in range(0, len(inputs), _CHUNK):
+            for row, encoding in self._encode(inputs[start : start + _CHUNK], rows):
+                self._add(row, encoding, rows)
+        return rows.append_to(table, counts_windows=self._task.long_text is LongText.WINDOW)
 
-    def _tokenize(self, rows: Iterator[tuple[str, ...]], *, is_pair: bool) -> pa.Table:
-        """One row of token columns for each row of non-null texts."""
-        keeps_type_ids = self._uses_type_ids and is_pair
-        ids: list[NDArray[np.int32]] = []
-        type_ids: list[NDArray[np.int32]] = []
-        truncated: list[bool] = []
-        # An empty second text is no second text, as in transformers' pipeline (its tokenizer's batch call differs).
-        inputs = (row if is_pair and row[1] else row[0] for row in rows)
-        for encoding in self._encode(inputs):
-            ids.append(np.array(encoding.ids, dtype=np.int32))
-            truncated.append(bool(encoding.overflowing))
-            if keeps_type_ids:
-                type_ids.append(np.array(encoding.type_ids, dtype=np.int32))
-        columns: dict[str, pa.Array] = {INPUT_IDS: _sequences(ids)}
-        if keeps_type_ids:
-            columns[TOKEN_TYPE_IDS] = _sequences(type_ids)
-        columns[NUM_TOKENS] = pa.array([len(item) for item in ids], pa.int32())
-        columns[TRUNCATED] = pa.array(truncated, pa.bool_())
-        return pa.table(columns)
+    def _features(self, roles: dict[str, str]) -> list[Feature]:
+        """What is kept of a token: a single text has no second type, so only pairs need type ids."""
+        has_pairs = len(roles) > 1 or self._task.makes_pairs
+        types: list[Feature] = ["type_ids"] if self._uses_type_ids and has_pairs else []
+        return [*types, *self._task.features]
 
-    def _encode(self, inputs: Iterator[Any]) -> Iterator[Encoding]:
-        """Encode texts, or pairs of them."""
-        while chunk := list(islice(inputs, _CHUNK_ROWS)):
-            # The fast variant leaves out offsets, 12-18 % of the time.
-            yield from self._backend.encode_batch_fast(chunk)
+    def _add(self, row: int, encoding: Encoding, rows: "_Rows") -> None:
+        """Take an input's sequences, or the first of them when it is truncated."""
+        rows.add(row, encoding)
+        if not encoding.overflowing:
+            return
+        if self._task.long_text is LongText.WINDOW:
+            for window in encoding.overflowing:
+                rows.add(row, window)
+        elif self._task.long_text is LongText.TRUNCATE:
+            rows.truncated[row] = True
+        else:
+            rows.errors[row] = f"InputError: the text has more tokens than the {self._max_length} of a sequence"
+
+    def _encode(self, inputs: Sequence[tuple[int, TextInput]], rows: "_Rows") -> Iterator[tuple[int, Encoding]]:
+        """Encode some inputs; one that does not fit fails its row."""
+        fitting = inputs if self._task.truncation == "longest_first" else list(self._fitting(inputs, rows))
+        texts: Any = [item for _, item in fitting]
+        is_words = bool(texts) and isinstance(texts[0], list)
+        # The fast variant leaves out offsets, 12-18 % of the time.
+        needs_offsets = "starts" in self._task.features
+        encode = self._backend.encode_batch if needs_offsets else self._backend.encode_batch_fast
+        yield from zip((row for row, _ in fitting), encode(texts, is_pretokenized=is_words), strict=True)
+
+    def _fitting(self, inputs: Sequence[tuple[int, TextInput]], rows: "_Rows") -> Iterator[tuple[int, TextInput]]:
+        """Leave out pairs whose text that is not cut leaves no room for the other one (Rust would panic)."""
+        whole = 1 if self._task.truncation == "only_first" else 0
+        kept = {item[whole]: 0 for _, item in inputs if isinstance(item, tuple)}
+        for text, encoding in zip(
+            kept, self._whole.encode_batch_fast(list(kept), add_special_tokens=False), strict=True
+        ):
+            kept[text] = len(encoding)
+        for row, item in inputs:
+            if isinstance(item, tuple) and kept[item[whole]] >= self._room:
+                role = self._task.columns[whole] if whole < len(self._task.columns) else "the second text"
+                rows.errors[row] = (
+                    f"InputError: {role} has {kept[item[whole]]} tokens, which leaves no room for the other text"
+                )
+            else:
+                yield row, item
 
 
-def _sequences(ids: list[NDArray[np.int32]]) -> pa.Array:
-    """list<list<int32>> with one sequence per row."""
-    values = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    ends = np.cumsum([0, *map(len, ids)]).astype(np.int32)
-    sequences = pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
-    return pa.ListArray.from_arrays(pa.array(np.arange(len(ids) + 1, dtype=np.int32)), sequences)
+class _Rows:
+    """The token columns of a table in the making."""
+
+    def __init__(self, num_rows: int, features: Sequence[Feature]) -> None:
+        self.errors: dict[int, str] = {}
+        self.truncated = np.zeros(num_rows, dtype=np.bool_)
+        self._ids: list[NDArray[np.int32]] = []
+        self._row_index: list[int] = []
+        self._features: dict[Feature, list[NDArray[np.int32]]] = {name: [] for name in features}
+
+    def add(self, row: int, encoding: Encoding) -> None:
+        """Take one sequence of a row."""
+        self._row_index.append(row)
+        self._ids.append(np.array(encoding.ids, dtype=np.int32))
+        for name, values in self._features.items():
+            values.append(_feature(encoding, name))
+
+    def append_to(self, table: pa.Table, *, counts_windows: bool) -> pa.Table:
+        """Finish: the columns behind those of the table, null in the rows that failed."""
+        row_index = np.array(self._row_index, dtype=np.int64)
+        is_null = np.zeros(len(table), dtype=np.bool_)
+        is_null[list(self.errors)] = True
+        is_kept = ~is_null[row_index]
+        counts = np.bincount(row_index[is_kept], minlength=len(table))
+        columns = {INPUT_IDS: self._ids} | {
+            column: self._features.get(name) for column, name in FEATURE_COLUMNS.items()
+        }
+        for name, values in columns.items():
+            if values is not None:
+                kept = [value for value, keep in zip(values, is_kept, strict=True) if keep]
+                table = table.append_column(name, list_column(kept, counts, is_null))
+        lengths = np.array([len(ids) for ids in self._ids], dtype=np.int64)
+        num_tokens = np.bincount(row_index, weights=lengths, minlength=len(table))
+        table = table.append_column(NUM_TOKENS, pa.array(num_tokens.astype(np.int32), mask=is_null))
+        if counts_windows:
+            table = table.append_column(NUM_WINDOWS, pa.array(counts.astype(np.int32), mask=is_null))
+        table = table.append_column(TRUNCATED, pa.array(self.truncated, mask=is_null))
+        messages = [self.errors.get(row) for row in range(len(table))]
+        return table.append_column(ERROR, pa.array(messages, pa.string()))
 
 
-def _load(path: str) -> Any:
+def _feature(encoding: Encoding, name: Feature) -> NDArray[np.int32]:
+    """One value per token; see `Feature`."""
+    if name == "type_ids":
+        return np.array(encoding.type_ids, dtype=np.int32)
+    if name in ("starts", "ends"):
+        return np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)[:, int(name == "ends")]
+    values = encoding.sequence_ids if name == "text_ids" else encoding.word_ids
+    return np.array([-1 if value is None else value for value in values], dtype=np.int32)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's own tokenizer, as transformers loads it.
+
+    Raises:
+        ModelError: there is none, or none with a Rust backend.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(checkpoint.path), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
-        msg = f"model.name: {path} has no tokenizer that loads ({reason})"
+        msg = f"model.name: {checkpoint.path} has no tokenizer that loads ({reason})"
         raise ModelError(msg) from error
     if not tokenizer.is_fast:
-        msg = f"model.name: {path} has a tokenizer without a tokenizer.json; convert it with transformers first"
+        msg = f"model.name: {checkpoint.path} has a tokenizer without a tokenizer.json; convert it first"
         raise ModelError(msg)
     return tokenizer

@@ -54,7 +54,7 @@ def make_plan(job: JobConfig) -> Plan:
         msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
         raise InputError(msg)
     everything = unify(good, None)
-    texts = text_columns(task, task_config.columns, everything)
+    texts = text_columns(task, task_config.columns, everything).values()
     for shard in good:
         if lacking := [name for name in texts if name not in shard.schema.names]:
             msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
@@ -88,6 +88,7 @@ def make_plan(job: JobConfig) -> Plan:
             "model.max_batch_tokens": job.model.max_batch_tokens,
             "task.name": job.task.name,
             "task.options": job.task.options,
+            "task.postprocess": task.hook.identity,
         },
     )
 

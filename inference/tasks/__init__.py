@@ -49,10 +49,11 @@ def load_task(config: TaskConfig, checkpoint: Checkpoint) -> Task:
         if role not in roles:
             msg = f"input.columns: {config.name} reads no column {role!r}; expected {' or '.join(roles)}"
             raise ConfigError(msg)
-    if checkpoint.architectures and not any(name.endswith(cls.head) for name in checkpoint.architectures):
+    architectures = checkpoint.architectures
+    if architectures and cls.heads and not any(name.endswith(cls.heads) for name in architectures):
         msg = (
-            f"model.name: {checkpoint.path} is a {', '.join(checkpoint.architectures)} checkpoint without a trained "
-            f"head for {config.name}; choose one whose architecture ends in {cls.head}"
+            f"model.name: {checkpoint.path} is a {', '.join(architectures)} checkpoint without a trained head for "
+            f"{config.name}; choose one whose architecture ends in {' or '.join(cls.heads)}"
         )
         raise ModelError(msg)
     try:
@@ -62,8 +63,8 @@ def load_task(config: TaskConfig, checkpoint: Checkpoint) -> Task:
     return cls(config, options, checkpoint)
 
 
-def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> list[str]:
-    """The table's names of the columns that the task reads, checked to be there and to be text.
+def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> dict[str, str]:
+    """The columns that the task reads, checked to be there and to be text: the task's name -> the table's.
 
     Args:
         task: whose columns.
@@ -73,18 +74,29 @@ def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> list[s
     Raises:
         InputError: one is missing or of another type.
     """
-    wanted = [names.get(role, role) for role in task.columns]
-    wanted += [names.get(role, role) for role in task.optional_columns if role in names or role in schema.names]
-    for name in wanted:
+    optional = [role for role in task.optional_columns if role in names or role in schema.names]
+    wanted = {role: names.get(role, role) for role in (*task.columns, *optional)}
+    for role, name in wanted.items():
         if name not in schema.names:
             msg = (
                 f"input.columns: {task.name} needs a column {name!r}, and there are {', '.join(schema.names)}; "
-                f"name the right one, as in input.columns.{task.columns[0]}={schema.names[0] if schema.names else '…'}"
+                f"name the right one, as in input.columns.{role}={schema.names[0] if schema.names else '…'}"
             )
             raise InputError(msg)
         kind = schema.field(name).type
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
-            msg = f"input.columns: column {name!r} holds {kind}, expected text (string or large_string)"
+        may_be_list = role in task.list_columns
+        if not _is_text(kind) and not (may_be_list and _is_list(kind) and _is_text(kind.value_type)):
+            expected = "text (string or large_string)" + (" or lists of it" if may_be_list else "")
+            msg = f"input.columns: column {name!r} holds {kind}, expected {expected}"
             raise InputError(msg)
     return wanted
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))

@@ -1,17 +1,65 @@
 """What a task is: the columns it reads, the model class it needs, the fields it writes, and logits -> Arrow arrays.
 
-No torch here: the driver asks a task for its output schema, and `postprocess` works on NumPy arrays.
+No torch at module level: the driver asks a task for its output schema, and `postprocess` works on NumPy arrays.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
+from inference.hook import Hook
+from inference.sequences import Feature, Sequences
+from inference.windows import LongText
+
+TextInput = str | tuple[str, str] | list[str]
+"""What becomes one sequence, or several windows: a text, a pair of texts, or the words of a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch on its way through the model; tensors are on the model's device."""
+
+    module: Any
+    """The transformers model."""
+    inputs: dict[str, Any]
+    """What `module(**inputs)` takes: ids, and mask and type ids where they say something; shape (sequences, tokens)."""
+    mask: Any
+    """Boolean tensor of shape (sequences, tokens): True on real tokens."""
+    tokenizer: Any
+    """The checkpoint's tokenizer, shared by all threads: decode with it, change nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a task keeps of a micro-batch: tensors or arrays whose first dimensions agree."""
+
+    values: dict[str, Any]
+    """Each of shape (sum of `counts`, ...): the values of the first sequence, then those of the second, and so on."""
+    counts: NDArray[Any] | None = None
+    """Values of each sequence; None is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What a task makes its columns of: the rows that have a prediction, numbered from 0."""
+
+    num_rows: int
+    columns: dict[str, pa.Array]
+    """The input columns that the task reads, by the task's name for them; none is null."""
+    sequences: Sequences
+    """The model inputs; every row has at least one, in the order of the rows."""
+    values: dict[str, NDArray[Any]]
+    """`Outputs.values` of all sequences, sequence after sequence; finite; floating point is float32."""
+    offsets: NDArray[Any]
+    """Where each sequence's values start; one more entry than sequences."""
+    tokenizer: Any
+    """See `Batch`."""
 
 
 class Task(ABC):
@@ -19,14 +67,29 @@ class Task(ABC):
 
     name: ClassVar[str]
     """Its Hugging Face name."""
-    auto_class: ClassVar[str]
+    auto_class: str
     """The transformers class that loads a checkpoint with this task's head."""
-    head: ClassVar[str]
-    """How the names of the architectures with that head end; a checkpoint of another architecture is refused."""
+    heads: ClassVar[tuple[str, ...]]
+    """How the names of the architectures with that head end; others are refused. Empty: any architecture will do."""
+    unused_weights: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of weights that the auto class has and this task does not need."""
     columns: ClassVar[tuple[str, ...]]
     """Columns a row must have, of string type."""
     optional_columns: ClassVar[tuple[str, ...]] = ()
     """Columns read when the job names them or the table has them."""
+    list_columns: ClassVar[tuple[str, ...]] = ()
+    """Those of the columns that may also be lists of strings."""
+    features: ClassVar[tuple[Feature, ...]] = ()
+    """What the task wants to know of each token besides its id."""
+    truncation: Literal["longest_first", "only_first", "only_second"] = "longest_first"
+    """Which text of a pair gives way, or is cut in windows, when the pair is too long."""
+    makes_pairs: ClassVar[bool] = False
+    """Whether rows of a single text column become pairs."""
+    long_text: LongText = LongText.TRUNCATE
+    stride: int = 0
+    """Tokens that a window shares with the one before it."""
+    hook: Hook = Hook(None)
+    """The user's own function over logits, for the tasks that have the option."""
     options_class: ClassVar[type[Frozen]]
     """The task's options: validated, unknown keys refused."""
 
@@ -43,5 +106,21 @@ class Task(ABC):
         """The output columns for this checkpoint; all are null in a failed row."""
 
     @abstractmethod
-    def postprocess(self, logits: NDArray[np.float32]) -> list[pa.Array]:
-        """Turn finite logits (one row per sequence) into one array per field, in the order of `fields`."""
+    def inputs(self, *texts: Any) -> Sequence[TextInput]:
+        """The model inputs of one row, at least one.
+
+        Args:
+            texts: the row's value of each column in `columns`, then of those in `optional_columns` (None where the
+                table has no such column).
+
+        Raises:
+            InputError: the row cannot be answered; it fails with this message.
+        """
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Run the model; the default keeps one vector of logits per sequence."""
+        return Outputs({"logits": batch.module(**batch.inputs).logits})
+
+    @abstractmethod
+    def postprocess(self, predicted: Predicted) -> list[pa.Array]:
+        """Turn outputs into one array per field, in the order of `fields`, with one entry per row."""

@@ -1,29 +1,38 @@
 """text-classification: one text, or a pair, -> a label, a set of labels or a score.
 
-In: logits of shape (sequences, num_labels), one sequence per row. Out: the fields that the checkpoint's head calls for.
+In: logits of shape (sequences, num_labels). Out: the fields that the checkpoint's head calls for.
 """
 
 from difflib import get_close_matches
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
+from inference.activations import sigmoid, softmax
+from inference.arrays import vectors
 from inference.checkpoint import Checkpoint
-from inference.config import Frozen, TaskConfig
+from inference.config import TaskConfig
 from inference.errors import ConfigError
-from inference.tasks.base import Task
+from inference.hook import Hook
+from inference.tasks.base import Predicted, Task, TextInput
+from inference.windows import LongText, MergeOptions, merge_windows, resolve_stride
 
 
-class Options(Frozen):
+class Options(MergeOptions):
     """Options of text-classification."""
 
     top_k: PositiveInt | None = None
     """Also keep the best k classes of every row, best first."""
-    threshold: float | dict[str, float] | None = Field(default=None)
+    threshold: float | dict[str, float] | None = None
     """Multi-label only: a label is set when its score is above this, one for all or one per label; default 0.5."""
+    merge_over: Literal["logits", "scores"] = "logits"
+    """What of the windows is merged."""
+    postprocess: str | None = None
+    """The user's own function over the merged logits, `module:callable`; see `inference.hook`."""
 
 
 class Activation(StrEnum):
@@ -47,14 +56,10 @@ def choose_activation(problem_type: str | None, num_labels: int) -> Activation:
 
 
 def activate(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    """Scores of the same shape and dtype as the logits, by the pipeline's own float32 formulas."""
+    """Scores of the same shape and dtype as the logits."""
     if activation is Activation.IDENTITY:
         return logits
-    if activation is Activation.SIGMOID:
-        with np.errstate(over="ignore"):  # exp(-x) is inf below -88, and 1 / inf is the 0 we want
-            return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
+    return sigmoid(logits) if activation is Activation.SIGMOID else softmax(logits)
 
 
 class TextClassification(Task):
@@ -62,7 +67,7 @@ class TextClassification(Task):
 
     name = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
-    head = "ForSequenceClassification"
+    heads = ("ForSequenceClassification",)
     columns = ("text",)
     optional_columns = ("text_pair",)
     options_class = Options
@@ -77,6 +82,14 @@ class TextClassification(Task):
         self.thresholds = self._thresholds(options.threshold)
         self.keeps_scores = config.scores
         self.keeps_logits = config.logits
+        self.long_text, self.merge, self.merge_over = options.long_text, options.merge, options.merge_over
+        self.stride = resolve_stride(options.stride, checkpoint.max_length)
+        # Windows are taken of the first text, each with the whole second one.
+        self.truncation = "only_first" if options.long_text is LongText.WINDOW else "longest_first"
+        self.hook = Hook(options.postprocess)
+        if options.postprocess and options.merge_over == "scores":
+            msg = "task.options.postprocess: it works on a row's logits, so windows must be merged over logits as well"
+            raise ConfigError(msg)
 
     def fields(self) -> list[pa.Field]:
         """See the class; then `top_k`, `scores` and `logits` where asked for."""
@@ -93,25 +106,33 @@ class TextClassification(Task):
             fields.append(pa.field("scores", vector))
         if self.keeps_logits:
             fields.append(pa.field("logits", vector))
-        return fields
+        return [*fields, *self.hook.fields]
 
-    def postprocess(self, logits: NDArray[np.float32]) -> list[pa.Array]:
-        """Logits of shape (rows, num_labels) -> the arrays of `fields`."""
+    def inputs(self, text: str, text_pair: str | None) -> list[TextInput]:
+        """The text, or the pair; an empty second text is no second text, as in transformers' pipeline."""
+        return [(text, text_pair) if text_pair else text]
+
+    def postprocess(self, predicted: Predicted) -> list[pa.Array]:
+        """Logits of shape (sequences, num_labels) -> the arrays of `fields`."""
+        raw, row_index = predicted.values["logits"], predicted.sequences.row_index
+        logits, extra = self.hook(merge_windows(raw, row_index, self.merge))
         scores = activate(logits, self.activation)
+        if self.merge_over == "scores":
+            scores = merge_windows(activate(raw, self.activation), row_index, self.merge)
         if self.is_multi_label:
             arrays = self._set_labels(scores)
         elif self.is_score:
-            arrays = [pa.array(scores[:, 0]) if len(self.labels) == 1 else _vectors(scores)]
+            arrays = [pa.array(scores[:, 0]) if len(self.labels) == 1 else vectors(scores)]
         else:
             best = scores.argmax(axis=1)
             arrays = [self._names(best), pa.array(scores[np.arange(len(scores)), best])]
         if self.top_k:
             arrays.append(self._best(scores, self.top_k))
         if self.keeps_scores:
-            arrays.append(_vectors(scores))
+            arrays.append(vectors(scores))
         if self.keeps_logits:
-            arrays.append(_vectors(logits))
-        return arrays
+            arrays.append(vectors(logits))
+        return [*arrays, *extra]
 
     def _set_labels(self, scores: NDArray[np.float32]) -> list[pa.Array]:
         """The labels above their thresholds, best first (ties in label order)."""
@@ -149,7 +170,3 @@ class TextClassification(Task):
 
 
 _TOP_K_ITEM = pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float32())])
-
-
-def _vectors(matrix: NDArray[np.float32]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])

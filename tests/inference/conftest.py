@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+
+from inference.sequences import Sequences
+from inference.tasks.base import Predicted
 
 # The same examples in every run, on any machine however slow.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
@@ -47,6 +52,20 @@ def edit_weights(checkpoint: Path, change: Callable[[Weights], object]) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     change(weights)
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+def predicted(logits: NDArray[np.float32]) -> Predicted:
+    """Rows of one sequence each, as the predictor hands them to a task."""
+    order = np.arange(len(logits) + 1)
+    sequences = Sequences(ids=np.zeros(len(logits), np.int32), features={}, offsets=order, row_index=order[:-1])
+    return Predicted(
+        num_rows=len(logits),
+        columns={},
+        sequences=sequences,
+        values={"logits": logits},
+        offsets=order,
+        tokenizer=None,
+    )
 
 
 def assert_same(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:

@@ -1,5 +1,6 @@
 """Weights on a device, against a direct forward of transformers."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from inference.checkpoint import open_checkpoint
-from inference.config import Dtype, ModelConfig
+from inference.config import Dtype, ModelConfig, TaskConfig
 from inference.errors import ModelError
 from inference.model import Model
+from inference.sequences import Feature, Sequences
+from inference.tasks import load_task
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.conftest import Weights, edit_json, edit_weights, max_tokens
 
@@ -21,7 +24,8 @@ CLASSIFIER = "AutoModelForSequenceClassification"
 
 def load(path: Path, dtype: Dtype = "float32") -> Model:
     config = ModelConfig(name=str(path), dtype=dtype)
-    return Model(config, open_checkpoint(config), CLASSIFIER)
+    checkpoint = open_checkpoint(config)
+    return Model(config, checkpoint, load_task(TaskConfig(), checkpoint))
 
 
 def encode(path: Path, *texts: list[str]) -> list[dict[str, Any]]:
@@ -44,10 +48,14 @@ def forward(model: Model, encodings: list[dict[str, Any]], indices: list[int] | 
     def flat(name: str) -> NDArray[np.int32]:
         return np.concatenate([encoding[name][0].numpy() for encoding in encodings]).astype(np.int32)
 
-    type_ids = flat("token_type_ids") if "token_type_ids" in encodings[0] else None
+    features: dict[Feature, NDArray[np.int32]] = {}
+    if "token_type_ids" in encodings[0]:
+        features["type_ids"] = flat("token_type_ids")
     offsets = np.cumsum([0, *(encoding["input_ids"].shape[1] for encoding in encodings)])
-    chosen = np.arange(len(encodings)) if indices is None else np.array(indices)
-    return model.forward(flat("input_ids"), type_ids, offsets, chosen)
+    order = np.arange(len(encodings))
+    sequences = Sequences(ids=flat("input_ids"), features=features, offsets=offsets, row_index=order)
+    logits: NDArray[np.float32] = model.forward(sequences, np.array(indices or order)).values["logits"]
+    return logits
 
 
 def test_a_padded_batch_has_the_logits_of_each_sequence_alone(any_checkpoint: Path) -> None:
@@ -103,7 +111,9 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(name: str, copy: Path) -> N
         load(copy)
 
 
-def test_a_base_model_without_a_head_is_refused_also_when_it_does_not_say_so(headless: Path) -> None:
+def test_a_base_model_without_a_head_is_refused_also_when_it_does_not_say_so(headless: Path, tmp_path: Path) -> None:
+    headless = Path(shutil.copytree(headless, tmp_path / "unsaid"))
+    edit_json(headless / "config.json", "architectures")
     with pytest.raises(ModelError, match=r"no trained weights for classifier\.bias, classifier\.weight"):
         load(headless)
 

@@ -52,11 +52,11 @@ def test_pairs_have_the_ids_and_types_of_transformers(single_label: Path) -> Non
     for row, one, other in zip(rows, RAGGED_TEXTS, seconds, strict=True):
         expected = tokenizer(one, other, truncation=True, max_length=32)
         assert row["_input_ids"] == [expected["input_ids"]]
-        assert row["_token_type_ids"] == [expected["token_type_ids"]]
+        assert row["_type_ids"] == [expected["token_type_ids"]]
 
 
 def test_a_model_without_token_types_gets_none_for_pairs(roberta: Path) -> None:
-    assert "_token_type_ids" not in tokenize(roberta, pa.table({"text": ["a"], "text_pair": ["b"]}))[0]
+    assert "_type_ids" not in tokenize(roberta, pa.table({"text": ["a"], "text_pair": ["b"]}))[0]
 
 
 def test_a_null_keeps_its_place_and_says_so(single_label: Path) -> None:

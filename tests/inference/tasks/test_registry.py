@@ -10,6 +10,7 @@ from inference import ModelConfig, TaskConfig, available_tasks
 from inference.checkpoint import open_checkpoint
 from inference.errors import ConfigError, ModelError
 from inference.tasks import load_task, task_class
+from tests.inference.conftest import predicted
 
 
 @pytest.mark.parametrize("name", available_tasks())
@@ -21,17 +22,15 @@ def test_a_task_bears_the_name_of_its_file(name: str) -> None:
     assert not set(cls.columns) & set(cls.optional_columns)
 
 
-@pytest.mark.parametrize("num_sequences", [0, 1, 7])
-def test_postprocess_fills_the_declared_fields(any_checkpoint: Path, num_sequences: int) -> None:
+@pytest.mark.parametrize("num_rows", [0, 1, 7])
+def test_postprocess_fills_the_declared_fields(any_checkpoint: Path, num_rows: int) -> None:
     checkpoint = open_checkpoint(ModelConfig(name=str(any_checkpoint)))
     task = load_task(TaskConfig(scores=True, logits=True, options={"top_k": 2}), checkpoint)
-    logits = np.linspace(-9, 9, num_sequences * len(checkpoint.labels), dtype=np.float32)
-    arrays = task.postprocess(
-        logits.reshape(num_sequences, -1) if num_sequences else logits.reshape(0, len(checkpoint.labels))
-    )
+    logits = np.linspace(-9, 9, num_rows * len(checkpoint.labels), dtype=np.float32)
+    arrays = task.postprocess(predicted(logits.reshape(num_rows, len(checkpoint.labels))))
     assert [array.type for array in arrays] == [field.type for field in task.fields()]
-    assert [len(array) for array in arrays] == [num_sequences] * len(arrays)
-    assert pa.table(arrays, schema=pa.schema(task.fields())).num_rows == num_sequences
+    assert [len(array) for array in arrays] == [num_rows] * len(arrays)
+    assert pa.table(arrays, schema=pa.schema(task.fields())).num_rows == num_rows
 
 
 @pytest.mark.parametrize(

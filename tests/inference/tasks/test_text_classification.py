@@ -12,6 +12,7 @@ from inference.checkpoint import Checkpoint
 from inference.errors import ConfigError
 from inference.tasks import load_task
 from inference.tasks.text_classification import Activation, activate, choose_activation
+from tests.inference.conftest import predicted
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 4.0], [1e4, -1e4, 0.0]], dtype=np.float32)
 
@@ -28,7 +29,7 @@ def classify(problem_type: str | None, logits: Any, labels: tuple[str, ...] = ("
         max_length=8,
     )
     task = load_task(TaskConfig(options=options, scores=True, logits=True), checkpoint)
-    arrays = task.postprocess(np.asarray(logits, dtype=np.float32))
+    arrays = task.postprocess(predicted(np.asarray(logits, dtype=np.float32)))
     return {field.name: array.to_pylist() for field, array in zip(task.fields(), arrays, strict=True)}
 
 

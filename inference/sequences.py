@@ -1,0 +1,83 @@
+"""Sequences, the model inputs made from rows: list columns of a table, and flat buffers over the same memory.
+
+A row has one sequence, or several: the windows of a long text, a pair for each candidate label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Feature = Literal["type_ids", "starts", "ends", "text_ids", "word_ids"]
+"""What can be known of a token besides its id.
+
+- `type_ids`: which text of a pair, as the model wants to be told
+- `starts`, `ends`: its characters in its own text, or in its own word where the input was words
+- `text_ids`: 0 for the first text of a pair or the only one, 1 for the second, -1 for special tokens
+- `word_ids`: its word, counted from 0 by the tokenizer or by the input's words, -1 for special tokens
+"""
+
+FEATURES: tuple[Feature, ...] = ("type_ids", "starts", "ends", "text_ids", "word_ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """Sequences as flat buffers."""
+
+    ids: NDArray[np.int32]
+    features: dict[Feature, NDArray[np.int32]]
+    """Each as long as `ids`."""
+    offsets: NDArray[np.int64]
+    """Where each sequence starts in `ids`; one more entry than sequences."""
+    row_index: NDArray[np.int64]
+    """The row that each sequence belongs to, ascending."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sequence."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_columns(cls, ids: pa.ChunkedArray, features: dict[Feature, pa.ChunkedArray]) -> Self:
+        """View list<list<int32>> columns; a null row has no sequence."""
+        rows: Any = ids.combine_chunks()
+        sequences = rows.flatten()
+        offsets = sequences.offsets.to_numpy().astype(np.int64)
+        counts = np.asarray(rows.value_lengths().fill_null(0))
+        return cls(
+            ids=sequences.flatten().to_numpy(),
+            features={name: _flat(column) for name, column in features.items()},
+            offsets=offsets - offsets[0],
+            row_index=np.repeat(np.arange(len(rows)), counts),
+        )
+
+    def of_rows(self, is_kept: NDArray[np.bool_]) -> Self:
+        """The sequences of some rows, which are numbered from 0."""
+        if is_kept.all():
+            return self
+        chosen = is_kept[self.row_index]
+        tokens = np.repeat(chosen, self.lengths)
+        return type(self)(
+            ids=self.ids[tokens],
+            features={name: values[tokens] for name, values in self.features.items()},
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[chosen])]),
+            row_index=(np.cumsum(is_kept) - 1)[self.row_index[chosen]],
+        )
+
+
+def list_column(values: Sequence[NDArray[np.int32]], counts: NDArray[np.int64], is_null: NDArray[np.bool_]) -> pa.Array:
+    """A list<list<int32>> column: `counts` of the arrays for each row, null where said so."""
+    flat = np.concatenate(values) if len(values) else np.empty(0, dtype=np.int32)
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    sequences = pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), sequences, mask=pa.array(is_null))
+
+
+def _flat(column: pa.ChunkedArray) -> NDArray[np.int32]:
+    rows: Any = column.combine_chunks()
+    values: NDArray[np.int32] = rows.flatten().flatten().to_numpy()
+    return values
