@@ -124,7 +124,7 @@ class Tokenizer:
             kept[text] = len(encoding)
         for row, item in inputs:
             if isinstance(item, tuple) and kept[item[whole]] >= self._room:
-                role = self._task.columns[whole] if whole < len(self._task.columns) else "the second text"
+                role = (*self._task.columns, *self._task.optional_columns)[whole]
                 rows.errors[row] = (
                     f"InputError: {role} has {kept[item[whole]]} tokens, which leaves no room for the other text"
                 )

@@ -1,6 +1,9 @@
 """The registry is this folder: a task is the one file that bears its name and defines one `Task`."""
 
+import logging
+import re
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -12,6 +15,15 @@ from inference.config import TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
 from inference.explain import explain_validation_error
 from inference.tasks.base import Task
+
+# What transformers writes for a checkpoint whose author named no labels.
+_GENERIC_LABEL = re.compile(r"LABEL_\d+")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once per process, though every stage loads the task."""
+    logging.getLogger(__name__).warning(message)
 
 
 def available_tasks() -> list[str]:
@@ -56,6 +68,8 @@ def load_task(config: TaskConfig, checkpoint: Checkpoint) -> Task:
             f"{config.name}; choose one whose architecture ends in {' or '.join(cls.heads)}"
         )
         raise ModelError(msg)
+    if cls.uses_labels and len(checkpoint.labels) > 1 and all(map(_GENERIC_LABEL.fullmatch, checkpoint.labels)):
+        _warn(f"model.name: {checkpoint.path} names its labels {checkpoint.labels[0]} …; they are used as they are")
     try:
         options = cls.options_class.model_validate(config.options)
     except ValidationError as error:

@@ -71,6 +71,8 @@ class Task(ABC):
     """The transformers class that loads a checkpoint with this task's head."""
     heads: ClassVar[tuple[str, ...]]
     """How the names of the architectures with that head end; others are refused. Empty: any architecture will do."""
+    uses_labels: ClassVar[bool] = False
+    """Whether the names in `id2label` are part of the answer."""
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that the auto class has and this task does not need."""
     columns: ClassVar[tuple[str, ...]]

@@ -68,6 +68,7 @@ class TextClassification(Task):
     name = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
     heads = ("ForSequenceClassification",)
+    uses_labels = True
     columns = ("text",)
     optional_columns = ("text_pair",)
     options_class = Options

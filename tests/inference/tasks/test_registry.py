@@ -10,6 +10,7 @@ from inference import ModelConfig, TaskConfig, available_tasks
 from inference.checkpoint import open_checkpoint
 from inference.errors import ConfigError, ModelError
 from inference.tasks import load_task, task_class
+from tests.conftest import MakeCheckpoint
 from tests.inference.conftest import predicted
 
 
@@ -55,3 +56,19 @@ def test_a_wrong_request_names_what_is_wrong(single_label: Path, task: TaskConfi
 def test_a_checkpoint_of_another_head_is_refused(headless: Path) -> None:
     with pytest.raises(ModelError, match="is a BertModel checkpoint without a trained head for text-classification"):
         load_task(TaskConfig(), open_checkpoint(ModelConfig(name=str(headless))))
+
+
+def test_generic_label_names_are_used_with_one_warning(
+    make_checkpoint: MakeCheckpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_checkpoint(["LABEL_0", "LABEL_1"])
+    for _ in range(2):
+        load_task(TaskConfig(), open_checkpoint(ModelConfig(name=str(path))))
+    assert [record.message.partition("names its labels ")[2] for record in caplog.records] == [
+        "LABEL_0 …; they are used as they are"
+    ]
+
+
+def test_labels_with_names_are_used_without_a_warning(single_label: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_task(TaskConfig(), open_checkpoint(ModelConfig(name=str(single_label))))
+    assert not caplog.records

@@ -1,0 +1,156 @@
+"""The user's own function over logits: temperature, a head with weights of its own, and what is refused."""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+from inference.errors import ConfigError
+from inference.hook import Hook
+from tests.conftest import RAGGED_TEXTS
+from tests.inference.conftest import assert_same
+
+MODULE = '''
+import numpy as np
+import pyarrow as pa
+
+def temperature(logits):
+    return logits / 2
+
+class Head:
+    """A linear layer over the logits, and the margin of the best class."""
+    fields = [pa.field("urgent", pa.float32()), pa.field("margin", pa.float64())]
+    num_made = 0
+
+    def __init__(self):
+        Head.num_made += 1
+        self.weight = np.array([1.0, -2.0, 0.5], np.float32)
+
+    def __call__(self, logits):
+        best = np.sort(logits, axis=1)
+        return logits, [logits @ self.weight, best[:, -1] - best[:, -2]]
+
+class Liar:
+    fields = [pa.field("a", pa.float32())]
+    def __call__(self, logits):
+        return logits, []
+
+class Short:
+    fields = [pa.field("a", pa.float32())]
+    def __call__(self, logits):
+        return logits, [[1.0] * (len(logits) + 1)]
+
+class Untyped:
+    fields = ["a"]
+    def __call__(self, logits):
+        return logits
+
+def narrow(logits):
+    return logits[:, :1]
+
+number = 3
+'''
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module beside the job, which Python would not find by itself."""
+    (tmp_path / "my_hooks.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("my_hooks", None)
+
+
+def label(checkpoint: Path, **options: Any) -> pa.Table:
+    model = ModelConfig(name=str(checkpoint), dtype="float32")
+    task = TaskConfig(logits=True, options=options)
+    table = pa.table({"text": [*RAGGED_TEXTS, None]})
+    return Predictor(model, task)(Tokenizer(model, task)(table))
+
+
+def test_a_function_over_logits_changes_them_before_anything_is_made_of_them(single_label: Path) -> None:
+    plain, cooled = label(single_label).to_pylist(), label(single_label, postprocess="my_hooks:temperature").to_pylist()
+    for one, other in zip(plain[:-1], cooled[:-1], strict=True):
+        halved = [logit / 2 for logit in one["logits"]]
+        total = sum(math.exp(logit) for logit in halved)
+        assert_same(other["logits"], halved)
+        assert_same([other["label"], other["confidence"]], [one["label"], math.exp(max(halved)) / total])
+
+
+def test_a_head_adds_the_columns_it_declares(single_label: Path) -> None:
+    table = label(single_label, postprocess="my_hooks:Head")
+    assert (table.schema.field("urgent").type, table.schema.field("margin").type) == (pa.float32(), pa.float64())
+    *rows, null = table.to_pylist()
+    for row in rows:
+        one, two, three = row["logits"]
+        assert row["urgent"] == pytest.approx(one - 2 * two + three / 2, abs=1e-5)
+        best, second, _ = sorted(row["logits"], reverse=True)
+        assert row["margin"] == pytest.approx(best - second, abs=1e-5)
+    assert (null["urgent"], null["margin"]) == (None, None)
+
+
+def test_a_head_sees_one_row_of_merged_logits_per_row(single_label: Path) -> None:
+    table = label(single_label, postprocess="my_hooks:Head", long_text="window", stride=4)
+    for row in table.to_pylist()[:-1]:
+        one, two, three = row["logits"]
+        assert row["urgent"] == pytest.approx(one - 2 * two + three / 2, abs=1e-5)
+
+
+def test_a_hook_is_made_once(single_label: Path) -> None:
+    model, task = ModelConfig(name=str(single_label)), TaskConfig(options={"postprocess": "my_hooks:Head"})
+    tokenizer, predictor = Tokenizer(model, task), Predictor(model, task)
+    made: Any = sys.modules["my_hooks"]
+    before = made.Head.num_made
+    for _ in range(3):
+        predictor(tokenizer(pa.table({"text": ["a", "b"]})))
+    assert made.Head.num_made == before
+
+
+def test_its_identity_is_its_source(tmp_path: Path) -> None:
+    first = Hook("my_hooks:Head").identity
+    assert first == Hook("my_hooks:temperature").identity
+    assert Hook(None).identity is None
+    (tmp_path / "my_hooks.py").write_text(MODULE + "# changed\n")
+    assert Hook("my_hooks:Head").identity != first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_hooks", "'my_hooks' names no callable, expected module:callable"),
+        ("my_hooks:nothing", "cannot be imported"),
+        ("no_such_module:f", "cannot be imported (No module named 'no_such_module')"),
+        ("my_hooks:number", "is a int, expected a callable"),
+        ("my_hooks:Untyped", "expected a list of pyarrow fields"),
+    ],
+)
+def test_a_hook_that_cannot_be_used_is_refused_at_once(single_label: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Tokenizer(ModelConfig(name=str(single_label)), TaskConfig(options={"postprocess": name}))
+    assert str(error.value).startswith("task.options.postprocess: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("narrow", "my_hooks:narrow made (10, 1) of logits of shape (10, 3)"),
+        ("Liar", "my_hooks:Liar gave 0 columns, it declares 1"),
+        ("Short", "my_hooks:Short gave 11 values of a for 10 rows"),
+    ],
+)
+def test_a_hook_that_returns_something_else_is_an_error(single_label: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        label(single_label, postprocess=f"my_hooks:{name}")
+    assert message in str(error.value)
+
+
+def test_a_hook_and_merging_over_scores_exclude_each_other(single_label: Path) -> None:
+    with pytest.raises(ConfigError, match="windows must be merged over logits as well"):
+        label(single_label, postprocess="my_hooks:temperature", merge_over="scores")
