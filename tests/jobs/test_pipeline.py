@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from inference.errors import ModelError
 from jobs.pipeline import _nest, _unnest
 from jobs.shards import cut, list_shards
 from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
+from tests.test_rules import blocks
 
 RAY = {"executor": "ray", "threads_per_actor": 1, "split_rows": 10}
 
@@ -68,6 +70,19 @@ def test_weights_that_do_not_load_end_the_run_with_one_sentence(
     with pytest.raises(ModelError, match="does not load as AutoModelForSequenceClassification") as error:
         run(make_job(model={"name": str(broken)}, run=RAY))
     assert "\n" not in str(error.value)
+
+
+def test_the_readme_ray_example_gives_the_labels_that_one_process_gives(shards: Path) -> None:
+    code = "".join(blocks("python")).replace('"reviews/"', repr(str(shards)))
+    for asked, here in {"num_gpus=1": "num_gpus=0", "size=8": "size=1", "size=4": "size=1"}.items():
+        assert asked in code
+        code = code.replace(asked, here)
+    readme: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), readme)  # noqa: S102 - our own README
+    rows = sorted(readme["dataset"].take_all(), key=lambda row: row["id"])
+    expected = readme["predictor"](readme["tokenizer"](rows_of(0, 45))).to_pylist()
+    for column in ("id", "label", "num_tokens", "error"):
+        assert [row[column] for row in rows] == [row[column] for row in expected], column
 
 
 def test_a_nested_split_comes_back_as_it_was(shards: Path) -> None:
