@@ -5,8 +5,9 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
 from rich.progress import Task as Line
+from rich.table import Column
 from rich.text import Text
 
 from jobs.manifest import Committed
@@ -33,10 +34,10 @@ class RunProgress:
         """Draw on a console; where it is no terminal, log instead."""
         self._console = console
         self._bar = Progress(
-            TextColumn("labelling"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            _Rates(),
+            # Or 80 columns wrap it, since the bar takes what it can get.
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Rates(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(),
             console=console,
             transient=True,
