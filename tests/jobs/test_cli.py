@@ -124,10 +124,10 @@ def test_ray_stays_quiet(job_file: Path, shards: Path) -> None:
     command = [sys.executable, "-m", "jobs", "run", str(job_file), "run.executor=ray", "run.num_actors=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "48 (48 in this run)" in done.stdout
-    lines = done.stderr.splitlines()
-    assert len(lines) == 2, done.stderr
-    assert "4 of 4 splits to label, 48 rows" in lines[0]
-    assert "48 of 48 rows" in lines[1]
+    first, *others = done.stderr.splitlines()
+    assert "4 of 4 splits to label, 48 rows" in first
+    assert "48 of 48 rows" in others[-1]
+    assert all("of 48 rows" in line for line in others), done.stderr  # a slow machine shows more than the last one
 
 
 def test_a_driver_loads_neither_torch_nor_ray_to_plan(job_file: Path) -> None:
