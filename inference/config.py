@@ -28,7 +28,7 @@ class ModelConfig(Frozen):
     max_length: PositiveInt | None = None
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
-    """Padded tokens of a micro-batch (rows times longest row); None is 4,096 on a CPU and 65,536 on a GPU."""
+    """Padded tokens of a micro-batch (rows times longest row); None is 2,048 on a CPU and 65,536 on a GPU."""
 
 
 class TaskConfig(Frozen):

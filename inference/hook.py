@@ -60,6 +60,9 @@ class Hook:
         if changed.shape != logits.shape:
             msg = f"task.options.postprocess: {self.name} made {changed.shape} of logits of shape {logits.shape}"
             raise ConfigError(msg)
+        if not np.isfinite(changed).all():
+            msg = f"task.options.postprocess: {self.name} made logits that are not finite; have it give numbers only"
+            raise ConfigError(msg)
         if len(extra) != len(self.fields):
             msg = f"task.options.postprocess: {self.name} gave {len(extra)} columns, it declares {len(self.fields)}"
             raise ConfigError(msg)

@@ -94,4 +94,17 @@ def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
     if labels != checkpoint.labels:
         msg = f"model.name: {checkpoint.path} loads with the labels {labels}, its config.json says {checkpoint.labels}"
         raise ModelError(msg)
+    _cast_strays(module, _DTYPES[dtype])
     return module.eval()
+
+
+def _cast_strays(module: Any, dtype: torch.dtype) -> None:
+    """Cast parameters that loading left in float32 by mistake, not by a family's wish.
+
+    DeBERTa makes `q_bias` and `v_bias` in float32 whatever is asked for, and then multiplies them with the rest
+    (transformers 5.23, modeling_deberta.py:160); T5 keeps `wo` in float32 on purpose, lest float16 overflows.
+    """
+    if not module._keep_in_fp32_modules:  # noqa: SLF001 - there is no public name for it
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)

@@ -20,7 +20,7 @@ from inference.tasks import load_task, text_columns
 from inference.tasks.base import Outputs, Predicted
 
 # Padded tokens of a micro-batch: enough for the matrix units to be busy, little enough for a CPU's cache.
-_MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+_MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 
 
 class Predictor:

@@ -75,9 +75,9 @@ class Task(ABC):
     """Whether the names in `id2label` are part of the answer."""
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that the auto class has and this task does not need."""
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
     """Columns a row must have, of string type."""
-    optional_columns: ClassVar[tuple[str, ...]] = ()
+    optional_columns: tuple[str, ...] = ()
     """Columns read when the job names them or the table has them."""
     list_columns: ClassVar[tuple[str, ...]] = ()
     """Those of the columns that may also be lists of strings."""

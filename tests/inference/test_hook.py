@@ -53,6 +53,9 @@ class Untyped:
 def narrow(logits):
     return logits[:, :1]
 
+def broken(logits):
+    return np.where(logits > logits.min(), logits, np.nan)
+
 number = 3
 '''
 
@@ -141,6 +144,7 @@ def test_a_hook_that_cannot_be_used_is_refused_at_once(single_label: Path, name:
     ("name", "message"),
     [
         ("narrow", "my_hooks:narrow made (10, 1) of logits of shape (10, 3)"),
+        ("broken", "my_hooks:broken made logits that are not finite"),
         ("Liar", "my_hooks:Liar gave 0 columns, it declares 1"),
         ("Short", "my_hooks:Short gave 11 values of a for 10 rows"),
     ],

@@ -91,11 +91,13 @@ def test_windows_lose_no_token_and_overlap_by_the_stride(single_label: Path, tex
 def test_windows_of_a_pair_each_have_the_whole_second_text(single_label: Path) -> None:
     model = ModelConfig(name=str(single_label), dtype="float32")
     task = TaskConfig(options={"long_text": "window", "stride": 4})
-    table = pa.table({"text": ["good film " * 40, "x", "a"], "text_pair": ["a bad tool", "tool", "tool " * 40]})
+    texts = ["good film " * 40, "x", "a", "x"]
+    table = pa.table({"text": texts, "text_pair": ["a bad tool", "tool", "tool " * 40, "tool " * 28]})
     rows = Tokenizer(model, task)(table).to_pylist()
     second = AutoTokenizer.from_pretrained(single_label)("a bad tool", add_special_tokens=False)["input_ids"]
     assert all(ids[-1 - len(second) : -1] == second for ids in rows[0]["_input_ids"])
     assert (rows[0]["num_windows"], rows[1]["num_windows"]) == (len(rows[0]["_input_ids"]), 1)
+    assert (rows[3]["num_windows"], rows[3]["num_tokens"]) == (1, 32)  # exactly full
     assert rows[2]["error"] == "InputError: text_pair has 40 tokens, which leaves no room for the other text"
 
 

@@ -1,6 +1,7 @@
 """Shards to label, and jobs over them."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def shards(tmp_path: Path) -> Path:
         pq.write_table(rows_of(start, count), path, row_group_size=10)
         start += count
     return tmp_path / "in"
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests that want it: 4 logical CPUs, for two Predictors and the tasks around them."""
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray  # noqa: PLC0415 - the variables above are read when it is imported
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 MakeJob = Callable[..., JobConfig]

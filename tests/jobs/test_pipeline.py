@@ -1,7 +1,5 @@
 """The same job on a real local Ray."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,8 @@ from jobs.shards import cut, list_shards
 from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
 from tests.test_rules import blocks
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 RAY = {"executor": "ray", "threads_per_actor": 1, "split_rows": 10}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    """One Ray for this file: 4 logical CPUs, since two Predictors and the tasks around them each want one."""
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray  # noqa: PLC0415 - the variables above are read when it is imported
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def test_ray_writes_the_bytes_that_the_in_process_twin_writes(make_job: MakeJob, tmp_path: Path) -> None:

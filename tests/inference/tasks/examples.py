@@ -1,0 +1,55 @@
+"""Rows and options for every task: what the tests that run over all tasks feed them.
+
+A task that needs nothing special needs no entry: its text columns get `RAGGED_TEXTS`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from transformers import AutoTokenizer
+
+from inference.tasks import task_class
+from tests.conftest import RAGGED_TEXTS
+from tests.families import AUTO_CLASSES, build_checkpoint, supports
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "zero-shot-classification": {"candidate_labels": ["good", "bad", "about people"]},
+}
+"""Where a task cannot do without."""
+
+LABELS: dict[str, tuple[str, ...]] = {
+    "zero-shot-classification": ("contradiction", "neutral", "entailment"),
+    "text-ranking": ("relevance",),
+}
+"""Where a task needs a head with certain labels."""
+
+
+def head(task: str) -> str:
+    """The kind of checkpoint that a task loads, as `tests.families` calls it."""
+    heads = {auto_class: name for name, auto_class in AUTO_CLASSES.items()}
+    return heads[task_class(task).auto_class]
+
+
+def families(task: str) -> list[str]:
+    """Families to run a task on: different tokenizers, positions and attention."""
+    return [family for family in ("bert", "roberta", "deberta-v2", "t5") if supports(family, head(task))]
+
+
+def checkpoint(folder: Path, task: str, family: str) -> Path:
+    """A tiny checkpoint that fits the task."""
+    settings: dict[str, Any] = {"labels": LABELS[task]} if task in LABELS else {}
+    return build_checkpoint(folder, family, head(task), max_length=32, **settings)
+
+
+def table(task: str, path: Path) -> pa.Table:
+    """Rows for every text column of a task, numbered in the column `id`; the last row is null."""
+    texts = list(RAGGED_TEXTS)
+    if task == "fill-mask":
+        mask = AutoTokenizer.from_pretrained(path).mask_token
+        texts = [f"{mask} {text}" for text in texts]
+    columns = task_class(task).columns
+    values = {name: [*texts[i:], *texts[:i], None] for i, name in enumerate(columns)}
+    return pa.table(
+        {"id": range(len(texts) + 1), **{name: pa.array(column, pa.string()) for name, column in values.items()}}
+    )
