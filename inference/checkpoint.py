@@ -57,6 +57,10 @@ class Checkpoint:
     problem_type: str | None
     max_length: int
     """Tokens of the longest sequence that will be fed, special tokens included."""
+    hidden_size: int | None = None
+    """Values of a token's vector; None where config.json does not say."""
+    num_layers: int | None = None
+    """Blocks of the encoder; None where config.json does not say."""
 
 
 def open_checkpoint(model: ModelConfig) -> Checkpoint:
@@ -79,6 +83,8 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
         labels=_labels(config, model.name),
         problem_type=config.get("problem_type"),
         max_length=_max_length(model, config, path),
+        hidden_size=_first_of(config, "hidden_size", "d_model", "dim", "emb_dim"),
+        num_layers=_first_of(config, "encoder_layers", "num_hidden_layers", "n_layers", "num_layers"),
     )
 
 
@@ -92,6 +98,19 @@ def weights_digest(checkpoint: Checkpoint) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def mask_token(checkpoint: Checkpoint) -> str | None:
+    """The token that stands for a missing one, as the tokenizer's files name it; None where they do not."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = checkpoint.path / name
+        token = _read_json(file).get("mask_token") if file.exists() else None
+        if token:
+            return str(token["content"] if isinstance(token, dict) else token)
+    # Older checkpoints (bert-base-uncased, roberta-base) leave it to the tokenizer's class, which has one of these two.
+    file = checkpoint.path / "tokenizer.json"
+    added = _read_json(file).get("added_tokens") or [] if file.exists() else []
+    return next((token["content"] for token in added if token["content"] in {"[MASK]", "<mask>"}), None)
 
 
 def _locate(model: ModelConfig) -> tuple[Path, str | None]:
@@ -125,6 +144,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         msg = f"model.name: {path} holds a {type(content).__name__}, expected a JSON object"
         raise ModelError(msg)
     return content
+
+
+def _first_of(config: dict[str, Any], *keys: str) -> int | None:
+    """What the families call by different names."""
+    return next((int(config[key]) for key in keys if config.get(key) is not None), None)
 
 
 def _labels(config: dict[str, Any], name: str) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Predictor:
         is_valid[sequences.row_index] = True
         outputs, errors = self._forward(sequences)
         for sequence in np.flatnonzero(~outputs.is_finite()):
-            errors.setdefault(int(sequence), "FloatingPointError: the logits are not finite")
+            errors.setdefault(int(sequence), "FloatingPointError: the outputs are not finite")
         is_valid[sequences.row_index[list(errors)]] = False
         predictions = scatter(self._predict(table, sequences, outputs, is_valid), pa.array(is_valid))
         accounting = {field.name: columns.pop(field.name) for field in accounting_fields(self._task)}

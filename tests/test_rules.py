@@ -59,7 +59,7 @@ def test_the_readme_shows_every_task_and_no_other() -> None:
 
 def test_the_readme_tree_names_every_source_file_and_no_other() -> None:
     (tree,) = [block for block in blocks("text") if "inference/" in block]
-    named = set(re.findall(r"^ *([a-z_]+\.py) ", tree, flags=re.MULTILINE))
+    named = set(re.findall(r"^ *([a-z0-9_]+\.py) ", tree, flags=re.MULTILINE))
     assert named == {path.name for path in SOURCES if path.name not in {"__init__.py", "__main__.py"}}
 
 

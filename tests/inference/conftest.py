@@ -78,6 +78,6 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
         assert list(actual) == list(expected)
         assert_same(list(actual.values()), list(expected.values()), tolerance)
     elif isinstance(expected, float):
-        assert actual == pytest.approx(expected, abs=tolerance)
+        assert actual == pytest.approx(expected, abs=tolerance, rel=1e-6)  # sums of log-probabilities go to hundreds
     else:
         assert actual == expected

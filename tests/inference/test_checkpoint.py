@@ -98,6 +98,18 @@ def test_a_family_takes_as_many_tokens_as_its_limit_says_and_not_one_more(family
         model(input_ids=torch.full((1, limit + 1), 5))
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "mobilebert", "modernbert", "xlm", "t5", "bart"])
+def test_the_sizes_are_those_that_a_family_has_under_whatever_name(family: str, folder: MakeFolder) -> None:
+    config = AutoConfig.for_model(family)
+    checkpoint = opened(folder(config.to_dict()), max_length=8)
+    assert (checkpoint.hidden_size, checkpoint.num_layers) == (config.hidden_size, config.num_hidden_layers)
+
+
+def test_sizes_that_nobody_names_are_unknown(folder: MakeFolder) -> None:
+    checkpoint = opened(folder({"model_type": "new"}), max_length=8)
+    assert (checkpoint.hidden_size, checkpoint.num_layers) == (None, None)
+
+
 def test_relative_positions_have_no_limit_but_a_default(folder: MakeFolder) -> None:
     assert opened(folder(DEBERTA)).max_length == 512
     assert opened(folder(DEBERTA), max_length=4096).max_length == 4096

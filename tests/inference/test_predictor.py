@@ -115,7 +115,7 @@ def test_the_schema_is_the_declared_one_whatever_the_rows(any_checkpoint: Path, 
 def test_logits_that_are_not_finite_are_failed_rows_and_no_nan_is_left(copy: Path) -> None:
     edit_weights(copy, lambda weights: weights["classifier.bias"].fill_(torch.nan))
     for row in Labeller(copy)(["good", "bad"]):
-        assert row["error"] == "FloatingPointError: the logits are not finite"
+        assert row["error"] == "FloatingPointError: the outputs are not finite"
         assert (row["label"], row["confidence"], row["scores"], row["logits"]) == (None, None, None, None)
         assert row["num_tokens"] == 3
 
