@@ -1,6 +1,5 @@
 """Predictions against transformers' pipeline, against one row at a time, and with rows that fail."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +157,3 @@ def test_other_columns_pass_through_untouched(labeller: Labeller) -> None:
     assert table["nested"].to_pylist() == nested
     assert table["day"].equals(pa.chunked_array([pa.array([1, 2, 3], pa.date32())]))
     assert table.column_names[:3] == ["text", "nested", "day"]
-
-
-def test_bfloat16_agrees_with_float32_on_the_shipped_trained_model(tmp_path: Path) -> None:
-    shipped = Path(__file__).parent.parent.parent / "docs" / "demo" / "model"
-    copied = shutil.copytree(shipped, tmp_path / "model")
-    texts = pa.table({"text": [f"{text} of a tensor, an array or a DataFrame" for text in RAGGED_TEXTS * 3]})
-    scores = {}
-    for dtype in ("float32", "bfloat16"):
-        model = ModelConfig(name=str(copied), dtype=dtype, max_length=128)
-        scores[dtype] = Predictor(model, ALL)(Tokenizer(model, ALL)(texts))["scores"].to_pylist()
-    assert_same(scores["bfloat16"], scores["float32"], tolerance=5e-2)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from transformers import AutoTokenizer
 
+from inference.config import TaskConfig
 from inference.tasks import task_class
 from tests.conftest import RAGGED_TEXTS
 from tests.families import AUTO_CLASSES, build_checkpoint, supports
@@ -24,6 +25,47 @@ LABELS: dict[str, tuple[str, ...]] = {
     "text-ranking": ("relevance",),
 }
 """Where a task needs a head with certain labels."""
+
+VARIANTS: dict[str, list[TaskConfig]] = {
+    "text-classification": [
+        TaskConfig(scores=True, logits=True, options={"top_k": 2, "long_text": "window", "merge_over": "scores"})
+    ],
+    "token-classification": [
+        TaskConfig(name="token-classification", logits=True, options={"aggregation": "first", "stride": 8}),
+        TaskConfig(name="token-classification", options={"aggregation": "none", "ignore_labels": []}),
+    ],
+    "question-answering": [
+        TaskConfig(name="question-answering", logits=True, options={"top_k": 3, "no_answer": True, "doc_stride": 4})
+    ],
+    "text2text-generation": [
+        TaskConfig(name="text2text-generation", scores=True, logits=True, options={"candidates": ["good", "bad"]}),
+        TaskConfig(name="text2text-generation", options={"logits_at": "first", "top_k": 2}),
+        TaskConfig(name="text2text-generation", logits=True, options={"max_new_tokens": 4, "num_beams": 3, "top_k": 2}),
+    ],
+    "feature-extraction": [
+        TaskConfig(
+            name="feature-extraction",
+            options={"normalize": True, "dimensions": 16, "dtype": "float16", "layers": [0, -1], "long_text": "window"},
+        ),
+        TaskConfig(name="feature-extraction", options={"pooling": "none"}),
+    ],
+    "fill-mask": [TaskConfig(name="fill-mask", logits=True, options={"top_k": 3})],
+    "zero-shot-classification": [
+        TaskConfig(
+            name="zero-shot-classification",
+            scores=True,
+            logits=True,
+            options={"candidate_labels": ["good", "bad"], "multi_label": True},
+        )
+    ],
+    "text-ranking": [TaskConfig(name="text-ranking", options={"long_text": "window", "stride": 5})],
+}
+"""Requests that make a task write all of its columns."""
+
+
+def configs(task: str) -> list[TaskConfig]:
+    """A task as it is by default, and its variants."""
+    return [TaskConfig(name=task, options=OPTIONS.get(task, {})), *VARIANTS.get(task, [])]
 
 
 def head(task: str) -> str:
