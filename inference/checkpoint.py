@@ -17,19 +17,33 @@ from inference.errors import ConfigError, ModelError
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
 # Families that number positions from pad_token_id + 1, so that max_position_embeddings is 2 more than the real limit
 # (RoBERTa's 514 allow 512 tokens; the 513th raises an index error in the embedding).
 _OFFSET_POSITIONS = {
     "camembert",
     "data2vec-text",
+    "esm",
     "ibert",
+    "lilt",
     "longformer",
     "luke",
+    "markuplm",
     "mpnet",
     "roberta",
     "roberta-prelayernorm",
     "xlm-roberta",
     "xlm-roberta-xl",
+    "xmod",
 }
 
 # Families with relative positions only: the length is limited by memory, not by an embedding table.
@@ -75,6 +89,10 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
     if not any(path.glob("*.safetensors")):
         msg = f"model.name: {model.name} has no *.safetensors file; only that format is loaded, so convert the weights"
         raise ModelError(msg)
+    if not any((path / name).exists() for name in _VOCABULARIES):
+        # transformers 5 would make a tokenizer of special tokens alone, to which every word is unknown.
+        msg = f"model.name: {model.name} has no vocabulary (tokenizer.json); save its tokenizer beside the weights"
+        raise ModelError(msg)
     return Checkpoint(
         path=path,
         revision=revision,
@@ -115,6 +133,9 @@ def mask_token(checkpoint: Checkpoint) -> str | None:
 
 def _locate(model: ModelConfig) -> tuple[Path, str | None]:
     if Path(model.name).is_dir():
+        if model.revision is not None:
+            msg = f"model.revision: {model.name} is a local folder, and only hub ids have revisions; remove it"
+            raise ConfigError(msg)
         return Path(model.name).resolve(), None
     if model.name.startswith((".", "/", "~")) or model.name.count("/") > 1:
         msg = f"model.name: there is no folder {model.name}; give a checkpoint's folder or a hub id such as owner/model"
@@ -154,7 +175,13 @@ def _first_of(config: dict[str, Any], *keys: str) -> int | None:
 def _labels(config: dict[str, Any], name: str) -> tuple[str, ...]:
     # transformers writes neither id2label nor num_labels for its default of two generic labels.
     id2label = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels") or 2)}
-    by_id = {int(key): str(label) for key, label in id2label.items()}
+    try:
+        by_id = {int(key): str(label) for key, label in id2label.items()}
+    except (ValueError, AttributeError) as error:
+        msg = (
+            f"model.name: id2label of {name} is {id2label!r}, expected an object that maps each label's id to its name"
+        )
+        raise ModelError(msg) from error
     if sorted(by_id) != list(range(len(by_id))):
         msg = f"model.name: id2label of {name} has the ids {sorted(by_id)}, expected 0 to {len(by_id) - 1}"
         raise ModelError(msg)
@@ -190,5 +217,6 @@ def _position_limit(config: dict[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings")
     if positions is None or family in _RELATIVE_POSITIONS:
         return None
-    pad_token_id = config.get("pad_token_id", 1)
+    pad_token_id = config.get("pad_token_id")
+    pad_token_id = 1 if pad_token_id is None else pad_token_id
     return int(positions) - (pad_token_id + 1 if family in _OFFSET_POSITIONS else 0)

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inference.errors import InputError
+from inference.errors import ConfigError, InputError
 from inference.sequences import FEATURES, Feature
 from inference.tasks.base import Task
 from inference.windows import LongText
@@ -37,13 +37,18 @@ def output_schema(kept: pa.Schema, task: Task) -> pa.Schema:
 
     Raises:
         InputError: an input column has the name of an output column.
+        ConfigError: the user's hook adds a column that is there already.
     """
     added = [*task.fields(), *accounting_fields(task)]
-    for name in (*(field.name for field in added), *TOKEN_COLUMNS):
+    names = [field.name for field in added]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"task.options.postprocess: {task.hook.name} adds a column {twice[0]!r}, which {task.name} has; rename it"
+        raise ConfigError(msg)
+    for name in (*names, *TOKEN_COLUMNS):
         if name in kept.names:
             msg = (
                 f"output.keep_columns: the input has a column {name!r}, which is also what {task.name} writes; "
-                "list the input columns to keep without it, or rename it"
+                "list the input columns to keep without it, or rename it where it is the text"
             )
             raise InputError(msg)
     return pa.schema([*kept, *added], metadata=kept.metadata)

@@ -63,8 +63,6 @@ def stitch(
     offsets: NDArray[np.int64],
     row_index: NDArray[np.int64],
     stride: int,
-    *,
-    from_end: bool = False,
 ) -> NDArray[np.int64]:
     """Choose each token once, from the window where it is farther from the edge that cuts the text.
 
@@ -76,7 +74,6 @@ def stitch(
         offsets: where each sequence starts; one more entry than sequences.
         row_index: the row of each sequence, ascending.
         stride: tokens of the text that neighbouring windows of a row share.
-        from_end: a row's windows come last one first, as with truncation on the left.
 
     Returns:
         the positions of the chosen tokens, row after row in the order of the text.
@@ -84,19 +81,13 @@ def stitch(
     num_before = np.concatenate([[0], np.cumsum(is_text)])[offsets]
     counts = np.diff(num_before)
     opens, closes = _opens(row_index), np.diff(row_index, append=-1) != 0
-    if from_end:
-        opens, closes = closes, opens
     first = np.where(opens, 0, stride - stride // 2)
     behind_last = counts - np.where(closes, 0, stride // 2)
     sequence = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(sequence)) - num_before[sequence]
     is_chosen = (place >= first[sequence]) & (place < behind_last[sequence])
     chosen: NDArray[np.int64] = np.flatnonzero(is_text)[is_chosen]
-    if not from_end:
-        return chosen
-    sequence = sequence[is_chosen]
-    order = np.lexsort((-sequence, row_index[sequence]))  # stable: the tokens of a window stay in order
-    return np.asarray(chosen[order])
+    return chosen
 
 
 def is_glued(tokens: Tokens, texts: Sequence[str]) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ ShardlabelError
 ├── OutputError           the output directory cannot be used
 │   └── FingerprintError  it holds the output of another job
 └── JobError              the request was right, the run failed
+    └── DeviceError       the accelerator of this process can no longer be used
 """
 
 
@@ -40,3 +41,7 @@ class JobError(ShardlabelError):
     """The request was right, the run failed."""
 
     exit_status = 1
+
+
+class DeviceError(JobError):
+    """The accelerator of this process can no longer be used; another process may go on."""

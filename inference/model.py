@@ -61,6 +61,11 @@ class Model:
         counts = np.ones(len(indices), dtype=np.int64) if outputs.counts is None else np.asarray(outputs.counts)
         return Outputs({name: _to_numpy(value) for name, value in outputs.values.items()}, counts)
 
+    def release_memory(self) -> None:
+        """Give back what the device's allocator holds in reserve."""
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
 
 def _to_numpy(value: Any) -> NDArray[Any]:
     if isinstance(value, torch.Tensor):

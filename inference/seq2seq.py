@@ -144,8 +144,8 @@ def _scored(part: Encoded, tokens: torch.Tensor, is_generated: torch.Tensor, k: 
     logits = part.logits(tokens)
     values = {"ids": tokens[is_generated].int(), "log_probabilities": _log_probabilities(logits, tokens)[is_generated]}
     if k:
-        best = _best(logits[is_generated], k)
-        values |= {"top_ids": best["ids"], "top_logits": best["logits"]}
+        top = logits.topk(min(k, logits.shape[-1]))
+        values |= {"top_ids": top.indices[is_generated].int(), "top_logits": top.values[is_generated]}
     return values
 
 

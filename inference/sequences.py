@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from inference.arrays import list_offsets
+
 Feature = Literal["type_ids", "starts", "ends", "text_ids", "word_ids"]
 """What can be known of a token besides its id.
 
@@ -71,10 +73,9 @@ class Sequences:
 def list_column(values: Sequence[NDArray[np.int32]], counts: NDArray[np.int64], is_null: NDArray[np.bool_]) -> pa.Array:
     """A list<list<int32>> column: `counts` of the arrays for each row, null where said so."""
     flat = np.concatenate(values) if len(values) else np.empty(0, dtype=np.int32)
-    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
-    sequences = pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), sequences, mask=pa.array(is_null))
+    lengths = np.array([len(value) for value in values], dtype=np.int64)
+    sequences = pa.ListArray.from_arrays(list_offsets(lengths), pa.array(flat))
+    return pa.ListArray.from_arrays(list_offsets(counts), sequences, mask=pa.array(is_null))
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[np.int32]:

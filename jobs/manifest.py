@@ -27,7 +27,7 @@ class Committed:
     """The state of an output directory against a plan."""
 
     fingerprint: dict[str, Any]
-    """The plan's, with `model.dtype` as the directory's first run resolved it; `auto` in a new directory."""
+    """The plan's, with precision and micro-batches as the directory's first run settled them, if there was one."""
     records: tuple[PartRecord, ...]
     """Of the parts that are committed."""
     pending: tuple[Split, ...]
@@ -80,10 +80,11 @@ def _read_identities(output: Location) -> dict[str, PartIdentity | None]:
 
 
 def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
-    """Check that two fingerprints are one job's; `auto` takes the precision that the first run resolved."""
+    """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
     resolved = dict(fingerprint)
-    if resolved["model.dtype"] == "auto":
-        resolved["model.dtype"] = existing.get("model.dtype")
+    for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None}.items():
+        if resolved[key] == unsettled:
+            resolved[key] = existing.get(key)
     changes = [
         f"{key} was {existing.get(key)!r}, is {resolved.get(key)!r}"
         for key in sorted({*existing, *resolved})

@@ -33,7 +33,7 @@ class Plan:
     """The columns read from every shard."""
     output_schema: pa.Schema
     fingerprint: dict[str, Any]
-    """Everything that determines the output; `model.dtype` may still be `auto`."""
+    """Everything that determines the output; `model.dtype` and `model.max_batch_tokens` may still be unsettled."""
 
 
 def make_plan(job: JobConfig) -> Plan:
@@ -54,12 +54,14 @@ def make_plan(job: JobConfig) -> Plan:
         msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
         raise InputError(msg)
     everything = unify(good, None)
-    texts = text_columns(task, task_config.columns, everything).values()
+    roles = text_columns(task, task_config.columns, everything)
+    texts = list(dict.fromkeys(roles.values()))
     for shard in good:
         if lacking := [name for name in texts if name not in shard.schema.names]:
             msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
             raise InputError(msg)
     kept = unify(good, job.output.keep_columns)
+    output_schema(pa.schema([everything.field(name) for name in texts]), task)  # a worker's table has them in any case
     wanted = [*kept.names, *(name for name in texts if name not in kept.names)]
     return Plan(
         splits=tuple(split for shard in good for split in cut(shard, job.run.split_rows)),
@@ -77,7 +79,7 @@ def make_plan(job: JobConfig) -> Plan:
         output_schema=output_schema(kept, task),
         fingerprint={
             "schema_version": SCHEMA_VERSION,
-            "input.columns": job.input.columns,
+            "input.columns": roles,
             "output.keep_columns": list(job.output.keep_columns) if job.output.keep_columns is not None else None,
             "output.scores": job.output.scores,
             "output.logits": job.output.logits,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from inference.errors import JobError, OutputError
-from inference.hardware import resolve_dtype
+from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
 from jobs import manifest
 from jobs.config import JobConfig
 from jobs.parts import PartRecord
@@ -63,16 +63,18 @@ def run_job(
 
 
 def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
-    """Settle what the hardware decides, which is the precision, unless the output's first run settled it."""
-    dtype = resolve_dtype(committed.fingerprint["model.dtype"], "cuda" if resources.gpus_per_actor else "cpu")
+    """Settle what the hardware decides, precision and micro-batches, unless the output's first run settled it."""
+    device: Device = "cuda" if resources.gpus_per_actor else "cpu"
+    dtype = resolve_dtype(committed.fingerprint["model.dtype"], device)
+    max_batch_tokens = committed.fingerprint["model.max_batch_tokens"] or MAX_BATCH_TOKENS[device]
     return Work(
-        model=plan.model.model_copy(update={"dtype": dtype}),
+        model=plan.model.model_copy(update={"dtype": dtype, "max_batch_tokens": max_batch_tokens}),
         task=plan.task,
         resources=resources,
         read_schema=plan.read_schema,
         output_schema=plan.output_schema,
         output=plan.output,
-        fingerprint=committed.fingerprint | {"model.dtype": dtype},
+        fingerprint=committed.fingerprint | {"model.dtype": dtype, "model.max_batch_tokens": max_batch_tokens},
     )
 
 

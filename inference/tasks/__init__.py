@@ -88,7 +88,8 @@ def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> dict[s
     Raises:
         InputError: one is missing or of another type.
     """
-    optional = [role for role in task.optional_columns if role in names or role in schema.names]
+    free = [name for name in schema.names if name not in names.values()]
+    optional = [role for role in task.optional_columns if role in names or role in free]
     wanted = {role: names.get(role, role) for role in (*task.columns, *optional)}
     for role, name in wanted.items():
         if name not in schema.names:
@@ -109,7 +110,9 @@ def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> dict[s
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    # A column of nulls alone has no other type; its rows fail by themselves.
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(check(kind) for check in checks)
 
 
 def _is_list(kind: pa.DataType) -> bool:

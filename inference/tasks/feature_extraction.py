@@ -131,6 +131,9 @@ class FeatureExtraction(Task):
 
     def _vectors(self, values: NDArray[np.float32]) -> pa.Array:
         scaled = normalize(values) if self.is_normalized else values
+        if self.dtype == np.float16 and np.abs(scaled).max() > _MAX_FLOAT16:
+            msg = "a value is beyond the 65,504 of float16"
+            raise FloatingPointError(msg)
         return vectors(scaled.astype(self.dtype, copy=False))
 
     def _cut(self, values: Any) -> Any:

@@ -88,13 +88,7 @@ class QuestionAnswering(Task):
         self.stride = resolve_stride(stride, length, "doc_stride")
         self.options = options
         self.keeps_logits = config.logits
-        self.hook = Hook(options.postprocess)
-        if self.hook.fields:
-            msg = (
-                f"task.options.postprocess: {options.postprocess} adds columns, one value per row, and the logits here "
-                "are one vector per token; give a callable that returns logits alone"
-            )
-            raise ConfigError(msg)
+        self.hook = Hook(options.postprocess, is_per_token=True)
 
     def fields(self) -> list[pa.Field]:
         """See the class; then `no_answer_score`, `answers` and `tokens` where asked for."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import FiniteFloat, PositiveInt
 from tokenizers import Tokenizer as Backend
 
 from inference.activations import softmax
@@ -32,7 +32,7 @@ class Options(Frozen):
     """Generation: stop a row after so many tokens, the end-of-sequence token included."""
     num_beams: PositiveInt = 1
     """Generation: 1 takes the likeliest token at each step, more search by beams."""
-    length_penalty: float = 1.0
+    length_penalty: FiniteFloat = 1.0
     """Beam search: beams are compared by log-probability / length ** this; above 0 favours long texts."""
     top_k: PositiveInt | None = None
     """How many best tokens are kept: of the first step, or with `logits` of every generated step; None is 5."""

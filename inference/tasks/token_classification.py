@@ -74,13 +74,7 @@ class TokenClassification(Task):
         self.keeps_logits = config.logits
         self.long_text = options.long_text
         self.stride = resolve_stride(options.stride, checkpoint.max_length)
-        self.hook = Hook(options.postprocess)
-        if self.hook.fields:
-            msg = (
-                f"task.options.postprocess: {options.postprocess} adds columns, one value per row, and the logits here "
-                "are one vector per token; give a callable that returns logits alone"
-            )
-            raise ConfigError(msg)
+        self.hook = Hook(options.postprocess, is_per_token=True)
         self._checkpoint = checkpoint
 
     def fields(self) -> list[pa.Field]:
@@ -134,8 +128,7 @@ class TokenClassification(Task):
         """The tokens of the texts, each once, and where they stand among those of all sequences."""
         sequences = predicted.sequences
         word_ids = sequences.features["word_ids"]
-        from_end = predicted.tokenizer.truncation_side == "left"
-        chosen = stitch(word_ids >= 0, sequences.offsets, sequences.row_index, self.stride, from_end=from_end)
+        chosen = stitch(word_ids >= 0, sequences.offsets, sequences.row_index, self.stride)
         rows = np.repeat(sequences.row_index, sequences.lengths)[chosen]
         shift = np.zeros(len(chosen), dtype=np.int32)
         if word_starts:  # offsets of a token count from its word

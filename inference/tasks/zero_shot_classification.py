@@ -4,12 +4,12 @@ In: one pair (text, hypothesis about a candidate) for each candidate, and its lo
 """
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from inference.activations import softmax
 from inference.arrays import lists
@@ -20,10 +20,15 @@ from inference.tasks.base import Predicted, Task, TextInput
 from inference.windows import LongText
 
 
+def _split(value: Any) -> Any:
+    """Labels separated by commas, as the pipeline takes them too."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 class Options(Frozen):
     """Options of zero-shot-classification."""
 
-    candidate_labels: tuple[str, ...] | None = Field(None, min_length=1)
+    candidate_labels: Annotated[tuple[str, ...] | None, BeforeValidator(_split)] = Field(None, min_length=1)
     """The candidates of every row; None: each row has its own, in the column `candidate_labels`."""
     hypothesis_template: str = "This example is {}."
     """What is claimed of the text; `{}` is where the candidate goes."""
@@ -178,8 +183,8 @@ def _check(options: Options, config: TaskConfig) -> None:
         is_filled = False
     if not is_filled:
         msg = (
-            f"task.options.hypothesis_template: {options.hypothesis_template!r} has no place for a candidate; "
-            "write {} where it goes"
+            f"task.options.hypothesis_template: {options.hypothesis_template!r} does not have one place for a "
+            "candidate; write {} where it goes, and other braces twice"
         )
         raise ConfigError(msg)
 
@@ -190,7 +195,7 @@ def _candidates(value: str | list[str | None]) -> list[str]:
     Raises:
         InputError: there are none, or one is null.
     """
-    found = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    found = _split(value)
     candidates = [candidate for candidate in found if candidate is not None]
     if not candidates or len(candidates) < len(found):
         msg = f"candidate_labels is {value!r}, expected one label at least and none that is null"

@@ -34,6 +34,7 @@ def folder(tmp_path: Path) -> MakeFolder:
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
         (tmp_path / "model.safetensors").touch()
+        (tmp_path / "tokenizer.json").touch()
         return tmp_path
 
     return make
@@ -41,6 +42,17 @@ def folder(tmp_path: Path) -> MakeFolder:
 
 def opened(path: Path, max_length: int | None = None) -> Checkpoint:
     return open_checkpoint(ModelConfig(name=str(path), max_length=max_length))
+
+
+@pytest.mark.parametrize("id2label", [{"a": "x"}, ["x", "y"], "x"])
+def test_labels_that_are_no_map_of_ids_are_refused(folder: MakeFolder, id2label: Any) -> None:
+    with pytest.raises(ModelError, match=r"id2label of .* expected an object that maps each label's id to its name"):
+        opened(folder({**BERT, "id2label": id2label}))
+
+
+def test_a_revision_of_a_local_folder_is_refused(folder: MakeFolder) -> None:
+    with pytest.raises(ConfigError, match=r"model\.revision: .* is a local folder"):
+        open_checkpoint(ModelConfig(name=str(folder(BERT)), revision="v1"))
 
 
 def test_labels_stand_in_the_order_of_their_ids_not_of_the_file(folder: MakeFolder) -> None:

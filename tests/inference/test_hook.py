@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
-from inference.errors import ConfigError
-from inference.hook import Hook
+from inference.errors import ConfigError, JobError
+from inference.hook import Hook, _import
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.conftest import assert_same
 
 MODULE = '''
+import functools
 import numpy as np
 import pyarrow as pa
 
@@ -54,8 +55,37 @@ def narrow(logits):
     return logits[:, :1]
 
 def broken(logits):
-    return np.where(logits > logits.min(), logits, np.nan)
+    """NaN for rows whose first logit is the largest; it raises where the last one is."""
+    if (logits.argmax(axis=1) == logits.shape[1] - 1).any():
+        raise KeyError("last")
+    return np.where(logits.argmax(axis=1)[:, None] == 0, np.nan, logits)
 
+class Nan:
+    """Its own column is NaN where the first logit is the largest."""
+    fields = [pa.field("a", pa.float64())]
+    def __call__(self, logits):
+        return logits, [np.where(logits.argmax(axis=1) == 0, np.nan, 1.0)]
+
+class Clash:
+    fields = [pa.field("label", pa.string())]
+    def __call__(self, logits):
+        return logits, [["x"] * len(logits)]
+
+class Picky:
+    def __init__(self, temperature): ...
+
+class Wrong:
+    fields = [pa.field("a", pa.int8(), nullable=False)]
+    def __call__(self, logits):
+        return logits, [["x"] * len(logits)]
+
+class Matrix:
+    fields = [pa.field("a", pa.list_(pa.float32()))]
+    def __call__(self, logits):
+        return logits, [logits]
+
+partial = functools.partial(temperature)
+method = Head().__call__
 number = 3
 '''
 
@@ -68,6 +98,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
     sys.modules.pop("my_hooks", None)
+    _import.cache_clear()
 
 
 def label(checkpoint: Path, **options: Any) -> pa.Table:
@@ -116,11 +147,12 @@ def test_a_hook_is_made_once(single_label: Path) -> None:
 
 
 def test_its_identity_is_its_source(tmp_path: Path) -> None:
-    first = Hook("my_hooks:Head").identity
-    assert first == Hook("my_hooks:temperature").identity
+    names = ["Head", "temperature", "partial", "method"]
+    first = [Hook(f"my_hooks:{name}").identity for name in names]
     assert Hook(None).identity is None
     (tmp_path / "my_hooks.py").write_text(MODULE + "# changed\n")
-    assert Hook("my_hooks:Head").identity != first
+    for name, before in zip(names, first, strict=True):
+        assert Hook(f"my_hooks:{name}").identity != before
 
 
 @pytest.mark.parametrize(
@@ -128,8 +160,9 @@ def test_its_identity_is_its_source(tmp_path: Path) -> None:
     [
         ("my_hooks", "'my_hooks' names no callable, expected module:callable"),
         ("my_hooks:nothing", "cannot be imported"),
-        ("no_such_module:f", "cannot be imported (No module named 'no_such_module')"),
+        ("no_such_module:f", "cannot be imported (ModuleNotFoundError: No module named 'no_such_module')"),
         ("my_hooks:number", "is a int, expected a callable"),
+        ("my_hooks:Picky", "TypeError: Picky.__init__() missing 1 required positional argument"),
         ("my_hooks:Untyped", "expected a list of pyarrow fields"),
     ],
 )
@@ -144,15 +177,43 @@ def test_a_hook_that_cannot_be_used_is_refused_at_once(single_label: Path, name:
     ("name", "message"),
     [
         ("narrow", "my_hooks:narrow made (10, 1) of logits of shape (10, 3)"),
-        ("broken", "my_hooks:broken made logits that are not finite"),
         ("Liar", "my_hooks:Liar gave 0 columns, it declares 1"),
+        ("Wrong", "my_hooks:Wrong gave values of a that are no int8"),
         ("Short", "my_hooks:Short gave 11 values of a for 10 rows"),
     ],
 )
 def test_a_hook_that_returns_something_else_is_an_error(single_label: Path, name: str, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(JobError) as error:
         label(single_label, postprocess=f"my_hooks:{name}")
     assert message in str(error.value)
+
+
+def test_a_row_on_which_a_hook_fails_fails_alone(single_label: Path) -> None:
+    plain, broken = label(single_label).to_pylist(), label(single_label, postprocess="my_hooks:broken").to_pylist()
+    errors = {"negative": None, "neutral": None, "positive": "KeyError: 'last'"}
+    errors["negative"] = "FloatingPointError: my_hooks:broken gave values that are not finite"
+    assert len({row["label"] for row in plain[:-1]}) > 1
+    for one, other in zip(plain[:-1], broken[:-1], strict=True):
+        assert other["error"] == errors[one["label"]]
+        assert other["label"] == (one["label"] if other["error"] is None else None)
+        assert other["logits"] == (one["logits"] if other["error"] is None else None)
+
+
+def test_a_column_of_a_hook_that_is_not_a_number_fails_its_row(single_label: Path) -> None:
+    plain, broken = label(single_label).to_pylist(), label(single_label, postprocess="my_hooks:Nan").to_pylist()
+    for one, other in zip(plain[:-1], broken[:-1], strict=True):
+        assert other["a"] == (None if one["label"] == "negative" else 1.0)
+        assert (other["error"] is None) == (one["label"] != "negative")
+
+
+def test_a_matrix_becomes_a_list_column(single_label: Path) -> None:
+    for row in label(single_label, postprocess="my_hooks:Matrix").to_pylist():
+        assert row["a"] == row["logits"]
+
+
+def test_a_column_that_the_task_has_already_is_refused(single_label: Path) -> None:
+    with pytest.raises(ConfigError, match=r"my_hooks:Clash adds a column 'label', which text-classification has"):
+        label(single_label, postprocess="my_hooks:Clash")
 
 
 def test_a_hook_and_merging_over_scores_exclude_each_other(single_label: Path) -> None:

@@ -1,5 +1,8 @@
 """Predictions against transformers' pipeline, against one row at a time, and with rows that fail."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,59 @@ def test_a_null_row_is_null_in_every_predicted_column(any_checkpoint: Path) -> N
     row = Labeller(any_checkpoint, task)(["good", None, "bad"], id=[1, 2, 3])[1]
     assert (row.pop("id"), row.pop("error")) == (2, "InputError: text is null")
     assert set(row.values()) == {None}
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_every_kind_of_text_column_is_labelled_around_a_null(labeller: Labeller, kind: pa.DataType) -> None:
+    plain = pa.array(["good", None, "a bad film"])
+    table = labeller.predictor(labeller.tokenizer(pa.table({"text": plain.cast(kind)})))
+    assert table.schema.field("text").type == kind
+    assert_same(table["logits"].to_pylist(), labeller.table(plain.to_pylist())["logits"].to_pylist())
+
+
+def test_two_texts_may_come_from_one_column(single_label: Path) -> None:
+    both = Labeller(single_label, ALL.model_copy(update={"columns": {"text": "body", "text_pair": "body"}}))
+    table = both.predictor(both.tokenizer(pa.table({"body": ["good", "a film"]})))
+    expected = Labeller(single_label)(["good", "a film"], text_pair=["good", "a film"])
+    assert_same(table["logits"].to_pylist(), [row["logits"] for row in expected])
+
+
+def test_a_text_is_not_its_own_second_text(single_label: Path) -> None:
+    single = Labeller(single_label, ALL.model_copy(update={"columns": {"text": "text_pair"}}))
+    table = single.predictor(single.tokenizer(pa.table({"text_pair": ["good", "a film"]})))
+    assert_same(table["logits"].to_pylist(), [row["logits"] for row in Labeller(single_label)(["good", "a film"])])
+
+
+def test_when_memory_runs_out_micro_batches_shrink_for_good_and_nothing_fails(
+    single_label: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "starve.py"
+    script.write_text(STARVED)
+    done = subprocess.run([sys.executable, str(script), str(single_label)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    budget, *errors = json.loads(done.stdout)
+    assert errors == [True, True]
+    assert budget < 4_000_000
+    assert "out of memory: micro-batches have" in done.stderr
+
+
+STARVED = """
+import json, resource, sys
+import pyarrow as pa, torch
+from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+torch.set_num_threads(1)
+model = ModelConfig(name=sys.argv[1], dtype="float32", max_batch_tokens=4_000_000)
+task = TaskConfig(logits=True)
+predictor, tokens = Predictor(model, task), Tokenizer(model, task)(pa.table({"text": ["tool " * 40] * 60_000}))
+expected = predictor(tokens.slice(0, 4))["logits"].to_pylist()[0]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20, resource.RLIM_INFINITY))
+result = predictor(tokens)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+logits = [row for row in result["logits"].to_pylist()[::1000]]
+close = all(abs(a - b) < 1e-4 for row in logits for a, b in zip(row, expected))
+print(json.dumps([predictor._max_batch_tokens, result["error"].null_count == len(result), close]))
+"""
 
 
 @pytest.mark.parametrize("texts", [[], [None], [None, None], ["good", None], ["good"]])

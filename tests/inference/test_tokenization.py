@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from inference import ModelConfig, TaskConfig, Tokenizer
-from inference.errors import InputError
+from inference.errors import ConfigError, InputError, ModelError
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.conftest import edit_json, max_tokens
 
@@ -131,6 +131,41 @@ def test_a_table_that_does_not_fit_is_refused_by_column(single_label: Path, tabl
     with pytest.raises(InputError) as error:
         tokenize(single_label, table)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("max_length", "stride"), [(1, None), (2, None), (4, 2), (3, 1)])
+def test_a_length_that_leaves_no_room_for_text_is_refused(
+    single_label: Path, max_length: int, stride: int | None
+) -> None:
+    options = {} if stride is None else {"long_text": "window", "stride": stride}
+    with pytest.raises(ConfigError, match=rf"model\.max_length: {max_length} leaves {max_length - min(max_length, 2)}"):
+        Tokenizer(ModelConfig(name=str(single_label), max_length=max_length), TaskConfig(options=options))
+
+
+def test_a_length_that_leaves_no_room_for_a_pair_is_refused(single_label: Path) -> None:
+    tokenizer = Tokenizer(ModelConfig(name=str(single_label), max_length=3), TASK)
+    assert tokenizer(pa.table({"text": ["good film"]}))["num_tokens"].to_pylist() == [3]
+    with pytest.raises(ConfigError, match=r"model\.max_length: 3 leaves 0 tokens for a text beside 3 special ones"):
+        tokenizer(pa.table({"text": ["good film"], "text_pair": ["bad"]}))
+
+
+def test_a_checkpoint_without_a_vocabulary_is_refused(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"has no vocabulary \(tokenizer\.json\)"):
+        Tokenizer(ModelConfig(name=str(copy)), TASK)
+
+
+def test_text_that_is_not_utf8_fails_alone(single_label: Path) -> None:
+    texts = pa.array([b"good", b"\xff", None, b"film"], pa.binary()).view(pa.string())
+    rows = Tokenizer(ModelConfig(name=str(single_label)), TASK)(pa.table({"text": texts}))
+    errors = rows["error"].to_pylist()
+    assert (errors[0], errors[2], errors[3]) == (None, "InputError: text is null", None)
+    assert errors[1].startswith("UnicodeDecodeError: ")
+
+
+def test_a_column_of_nulls_alone_is_a_column_of_failed_rows(single_label: Path) -> None:
+    rows = tokenize(single_label, pa.table({"text": pa.nulls(2)}))
+    assert [row["error"] for row in rows] == ["InputError: text is null"] * 2
 
 
 def test_the_text_may_have_another_name(single_label: Path) -> None:

@@ -98,7 +98,7 @@ def test_windows_of_a_pair_each_have_the_whole_second_text(single_label: Path) -
     assert all(ids[-1 - len(second) : -1] == second for ids in rows[0]["_input_ids"])
     assert (rows[0]["num_windows"], rows[1]["num_windows"]) == (len(rows[0]["_input_ids"]), 1)
     assert (rows[3]["num_windows"], rows[3]["num_tokens"]) == (1, 32)  # exactly full
-    assert rows[2]["error"] == "InputError: text_pair has 40 tokens, which leaves no room for the other text"
+    assert rows[2]["error"].startswith("InputError: text_pair has 40 tokens, which leaves no room for the other text")
 
 
 def test_every_window_of_a_pair_tells_the_model_which_text_is_which(single_label: Path) -> None:

@@ -140,6 +140,45 @@ def test_an_automatic_precision_stays_what_the_first_run_made_it(make_job: MakeJ
     assert (report.new_rows, report.dtype) == (0, "bfloat16")
 
 
+def test_the_size_of_micro_batches_stays_what_the_first_run_made_it(make_job: MakeJob) -> None:
+    run(make_job())
+    with pytest.raises(FingerprintError, match=r"model\.max_batch_tokens was 2048, is 4096"):
+        run(make_job(model={"max_batch_tokens": 4096}))
+    assert run(make_job(model={"max_batch_tokens": 2048})).new_rows == 0
+
+
+def test_a_second_text_that_comes_later_is_another_job(make_job: MakeJob, shards: Path) -> None:
+    run(make_job(output={"keep_columns": ["id"]}))
+    pairs = rows_of(90, 3).append_column("text_pair", pa.array(["a", "b", "c"]))
+    pq.write_table(pairs, shards / "z.parquet")
+    with pytest.raises(InputError, match="has no column 'text_pair', which others have"):
+        run(make_job(output={"keep_columns": ["id"]}))
+    for path in shards.rglob("*.parquet"):
+        pq.write_table(pairs, path)
+    with pytest.raises(FingerprintError, match=r"input\.columns was"):
+        run(make_job(output={"keep_columns": ["id"]}))
+
+
+def test_a_text_called_like_an_output_is_refused_before_the_run(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    for path in shards.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).rename_columns(["id", "label"]), path)
+    with pytest.raises(InputError, match="the input has a column 'label'"):
+        run(make_job(input={"columns": {"text": "label"}}, output={"keep_columns": ["id"]}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_that_is_not_text_fails_its_row_alone(make_job: MakeJob, shards: Path) -> None:
+    texts = pa.array([b"good", b"\xff\xfe bad", b"film"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"id": [90, 91, 92], "text": texts}), shards / "z.parquet")
+    job = make_job(output={"keep_columns": ["id"]})
+    run(job)
+    rows = pq.read_table(Path(job.output.path) / "z.parquet").to_pylist()
+    assert [row["label"] is None for row in rows] == [False, True, False]
+    assert rows[1]["error"].startswith("UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff")
+
+
 def test_a_directory_with_files_of_somebody_else_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     pq.write_table(rows_of(0, 1), tmp_path / "out" / "mine.parquet")

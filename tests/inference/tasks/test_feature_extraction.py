@@ -283,7 +283,7 @@ def test_a_text_without_tokens_fails_alone(pooling: str, tmp_path: Path) -> None
     path = build_checkpoint(tmp_path, "modernbert", "base")  # the family whose tokenizer.json is loaded as it is
     edit_json(path / "tokenizer.json", "post_processor")
     table = Embedder(path, pooling=pooling).table(["good film", "", "a"])
-    assert table["num_tokens"].to_pylist()[1] == 0
+    assert table["error"].to_pylist()[1] == "InputError: the text has no tokens"
     assert [value is None for value in table["embedding"].to_pylist()] == [False, True, False]
 
 

@@ -253,7 +253,7 @@ def test_a_question_that_leaves_no_room_fails_alone(build: Build) -> None:
     rows: list[Row] = [("what?", "a tool"), *long, (long[1][0], "a tool"), ("who?", "a film")]
     found = Reader(build("bert"), top_k=1)(rows)
     assert [row["error"] is None for row in found] == [True, False, False, True, True]
-    assert found[1]["error"] == "InputError: question has 200 tokens, which leaves no room for the other text"
+    assert found[1]["error"].startswith("InputError: question has 200 tokens, which leaves no room for the other text")
     assert (found[1]["answer"], found[1]["start"]) == (None, None)
     assert_same(found[3]["answers"], positive(SlowPipeline(build("bert"))(rows[3])[0]))
 

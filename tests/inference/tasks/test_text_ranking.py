@@ -109,7 +109,7 @@ def test_a_long_text_is_ranked_by_its_windows(family: str, merge: str | None, bu
 
 def test_a_query_too_long_for_windows_fails_alone(build: Build) -> None:
     rows = Ranker(build(), long_text="window")(["film " * 40, "film"], ["good " * 40, "good " * 40])
-    assert rows[0]["error"] == "InputError: query has 40 tokens, which leaves no room for the other text"
+    assert rows[0]["error"].startswith("InputError: query has 40 tokens, which leaves no room for the other text")
     assert (rows[0]["score"], rows[1]["error"]) == (None, None)
 
 

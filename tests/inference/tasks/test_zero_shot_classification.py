@@ -249,10 +249,10 @@ def test_a_label_is_set_above_the_threshold_only() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hypothesis_template": "This is it."}, "'This is it.' has no place for a candidate; write {} where it goes"),
-        ({"hypothesis_template": "{label}"}, "'{label}' has no place for a candidate"),
-        ({"hypothesis_template": "{} {}"}, "'{} {}' has no place for a candidate"),
-        ({"hypothesis_template": "{{}} {"}, "has no place for a candidate"),
+        ({"hypothesis_template": "This is it."}, "'This is it.' does not have one place for a candidate"),
+        ({"hypothesis_template": "{label}"}, "'{label}' does not have one place for a candidate"),
+        ({"hypothesis_template": "{} {}"}, "'{} {}' does not have one place for a candidate"),
+        ({"hypothesis_template": "{{}} {"}, "does not have one place for a candidate"),
         ({"candidate_labels": ["a", "b", "a"]}, "'a' is given 2 times, expected once"),
         ({"candidate_labels": []}, "task.options.candidate_labels: "),
         ({"threshold": 0.7}, "task.options.threshold: only with multi_label"),
