@@ -16,6 +16,7 @@ from jobs.config import load_job
 from jobs.progress import RunProgress
 from jobs.report import RunReport
 from jobs.run import run_job
+from jobs.status import OutputStatus, read_status
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -39,14 +40,18 @@ def run(
 
     Example: shardlabel run docs/demo/job.yaml model.max_length=128
     """
+    _run(job_file, overrides or [], as_json=as_json, debug=debug, retry_failed=False)
+
+
+def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, retry_failed: bool) -> None:
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_handler(console)])
     logging.getLogger("jobs").setLevel(logging.INFO)
     _quiet_libraries()
     try:
-        job = load_job(job_file, overrides or [])
+        job = load_job(job_file, overrides)
         with RunProgress(console) as progress:
-            report = run_job(job, progress.start, progress.add)
+            report = run_job(job, progress.start, progress.add, retry_failed=retry_failed)
     except ShardlabelError as error:
         if debug:
             raise
@@ -55,6 +60,35 @@ def run(
     if report.failed_shards:
         names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
         _fail(console, JobError(f"could not be read: {names}; everything else is done"))
+
+
+@app.command()
+def retry(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job that has run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Like run, and label the splits that have failed rows again."""
+    _run(job_file, overrides or [], as_json=as_json, debug=debug, retry_failed=True)
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The output.path of a job.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Say what an output directory holds, and what made it."""
+    try:
+        found = read_status(output)
+    except ShardlabelError as error:
+        if debug:
+            raise
+        _fail(Console(stderr=True), error)
+    print(json.dumps(found.as_dict()) if as_json else _describe(found))
 
 
 def _handler(console: Console) -> logging.Handler:
@@ -87,6 +121,25 @@ def _summary(report: RunReport) -> str:
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
     ]
+    return "\n".join(lines)
+
+
+def _describe(found: OutputStatus) -> str:
+    model, software = found.provenance[0]["model"], found.provenance[0]["software"]
+    lines = [
+        f"{'complete' if found.is_complete else 'not complete: run the job again'}",
+        f"parts      {found.num_parts:,}",
+        f"rows       {found.num_rows:,}, {found.num_failed:,} failed, {found.num_truncated:,} truncated",
+        *(f"             {count:,} x {message}" for message, count in found.errors.items()),
+        f"tokens     {found.num_tokens:,}",
+        f"model      {model['name']}" + (f" at {model['revision']}" if model["revision"] else ""),
+        f"software   {', '.join(f'{name} {number}' for name, number in software.items() if number)}",
+        f"job        {found.fingerprint}",
+        *(f"             {key}: {json.dumps(value)}" for key, value in found.job.items() if value is not None),
+    ]
+    if len(found.provenance) > 1:
+        lines.append(f"made by {len(found.provenance)} versions of the software; --json has them all")
+    lines += [f"not ours   {name}" for name in found.foreign_files]
     return "\n".join(lines)
 
 

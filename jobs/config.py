@@ -72,6 +72,8 @@ class RunConfig(Frozen):
     """Rows of a split, rounded to whole row groups."""
     threads_per_actor: PositiveInt | Literal["auto"] = "auto"
     """torch threads of a Predictor; auto: the cores shared out evenly. Two runs are bit-equal only if this is equal."""
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of all rows; when more fail, the job stops with the commonest errors."""
 
 
 class JobConfig(Frozen):

@@ -19,6 +19,8 @@ _MANIFEST = "_shardlabel/manifest.json"
 _REPORT = "_shardlabel/report.json"
 _SUCCESS = "_SUCCESS"
 
+_ATTEMPTS = "_shardlabel/attempts"
+
 _FOOTER_THREADS = 16
 
 
@@ -36,20 +38,24 @@ class Committed:
     """Parts that this job once wrote for splits that its shards no longer have."""
 
 
-def read_committed(plan: Plan) -> Committed:
+def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
     """Compare the plan with the output directory.
+
+    Args:
+        plan: the job over the input as it is now.
+        retry_failed: whether a part with failed rows is to be made again.
 
     Raises:
         FingerprintError: the directory holds the output of another job.
         OutputError: it holds Parquet files of somebody else.
     """
     fingerprint = plan.fingerprint
-    manifest = storage.read_text(plan.output.join(_MANIFEST))
-    if manifest is not None:
-        fingerprint = _adopt(fingerprint, json.loads(manifest)["fingerprint"], plan.output)
-    identities = _read_identities(plan.output)
+    claimed = read_fingerprint(plan.output)
+    if claimed is not None:
+        fingerprint = _adopt(fingerprint, claimed, plan.output)
+    identities = read_identities(plan.output)
     found = next((identity for identity in identities.values() if identity is not None), None)
-    if manifest is None and found is not None:
+    if claimed is None and found is not None:
         fingerprint = _adopt(fingerprint, found.fingerprint, plan.output)
     for name, identity in identities.items():
         if identity is None:
@@ -63,7 +69,8 @@ def read_committed(plan: Plan) -> Committed:
     records, pending = [], []
     for split in plan.splits:
         identity = identities.get(split.part)
-        if identity is not None and identity.is_of(split):
+        is_committed = identity is not None and identity.is_of(split)
+        if identity is not None and is_committed and not (retry_failed and identity.record.num_failed):
             records.append(identity.record)
         else:
             pending.append(split)
@@ -73,7 +80,14 @@ def read_committed(plan: Plan) -> Committed:
     )
 
 
-def _read_identities(output: Location) -> dict[str, PartIdentity | None]:
+def read_fingerprint(output: Location) -> dict[str, Any] | None:
+    """What the directory was claimed for; None when it was not, or the manifest is lost."""
+    content = storage.read_text(output.join(_MANIFEST))
+    return None if content is None else dict(json.loads(content)["fingerprint"])
+
+
+def read_identities(output: Location) -> dict[str, PartIdentity | None]:
+    """Every Parquet file by its name, with what its footer says; None is a file of somebody else."""
     names = [name for name, _ in storage.find(output)]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         return dict(zip(names, pool.map(lambda name: read_identity(output.join(name)), names), strict=True))
@@ -99,7 +113,21 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
 def begin(output: Location, fingerprint: dict[str, Any]) -> None:
     """Claim the directory for this job and take back the sign that it is complete."""
     storage.delete(output.join(_SUCCESS))
+    storage.delete_directory(output.join(_ATTEMPTS))
     storage.write(output.join(_MANIFEST), json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode())
+
+
+def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
+    """Note that a part is begun in this run, unless it was begun `max_attempts` times already; then say no.
+
+    What a process that is killed has noted is what remains of it.
+    """
+    for number in range(max_attempts):
+        note = output.join(f"{_ATTEMPTS}/{part}.{number}")
+        if storage.read_text(note) is None:
+            storage.write(note, b"")
+            return True
+    return False
 
 
 def is_complete(output: Location) -> bool:
@@ -112,6 +140,7 @@ def finish(output: Location, stale: tuple[str, ...], report: dict[str, Any], *, 
     for name in stale:
         storage.delete(output.join(name))
     storage.sweep(output)
+    storage.delete_directory(output.join(_ATTEMPTS))
     storage.write(output.join(_REPORT), json.dumps(report, indent=2).encode())
     if is_complete:
         storage.write(output.join(_SUCCESS), b"")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,10 @@ from jobs.storage import Location
 
 _FOOTER_KEY = b"shardlabel"
 
+# Of the errors of failed rows a footer names so many, so long; the rows themselves have them whole.
+_NUM_ERRORS = 5
+_MAX_MESSAGE = 200
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRecord:
@@ -26,7 +30,17 @@ class PartRecord:
     num_failed: int = 0
     num_truncated: int = 0
     num_tokens: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    """The commonest errors of its failed rows, and of how many rows."""
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Of which job a part is, and what made it; goes into its footer."""
+
+    fingerprint: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,8 @@ class PartIdentity:
     first_row_group: int
     num_row_groups: int
     record: PartRecord
+    provenance: dict[str, Any]
+    """What software and which model made it."""
 
     def is_of(self, split: Split) -> bool:
         """Whether the part was made from exactly this split of exactly this shard."""
@@ -49,9 +65,7 @@ class PartIdentity:
         )
 
 
-def write_part(
-    output: Location, split: Split, table: pa.Table, schema: pa.Schema, fingerprint: dict[str, Any]
-) -> PartRecord:
+def write_part(output: Location, split: Split, table: pa.Table, schema: pa.Schema, origin: Origin) -> PartRecord:
     """Write a split's part under its final name and return its record; the same table makes the same bytes.
 
     Raises:
@@ -63,9 +77,10 @@ def write_part(
         num_failed=len(table) - table.column(ERROR).null_count,
         num_truncated=pc.sum(table.column(TRUNCATED)).as_py() or 0,
         num_tokens=pc.sum(table.column(NUM_TOKENS)).as_py() or 0,
+        errors=_commonest(table.column(ERROR)),
     )
     identity = {
-        "fingerprint": fingerprint,
+        **dataclasses.asdict(origin),
         "shard": split.shard,
         "size": split.size,
         "mtime_ns": split.mtime_ns,
@@ -80,6 +95,13 @@ def write_part(
     pq.write_table(final, sink, compression="zstd", row_group_size=max(len(table), 1))
     storage.write(output.join(split.part), sink.getvalue())
     return record
+
+
+def _commonest(errors: pa.ChunkedArray) -> dict[str, int]:
+    counts = {item["values"]: item["counts"] for item in pc.value_counts(errors.drop_null()).to_pylist()}
+    return {
+        message[:_MAX_MESSAGE]: counts[message] for message in sorted(counts, key=counts.__getitem__)[-_NUM_ERRORS:]
+    }
 
 
 def read_identity(location: Location) -> PartIdentity | None:

@@ -9,18 +9,20 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 
 import inference
 from inference.config import ModelConfig, TaskConfig
-from inference.errors import InputError, JobError, ShardlabelError
+from inference.errors import DeviceError, InputError, JobError, ShardlabelError
+from jobs import manifest
 from jobs.config import RunConfig
-from jobs.parts import PartRecord, write_part
+from jobs.parts import Origin, PartRecord, write_part
 from jobs.resources import Resources, available_cpus, resolve_resources
 from jobs.shards import Split, read_split
 from jobs.storage import Location
@@ -36,7 +38,7 @@ class Work:
     read_schema: pa.Schema
     output_schema: pa.Schema
     output: Location
-    fingerprint: dict[str, Any]
+    origin: Origin
 
     def load_predictor(self) -> "inference.Predictor":
         """The weights, on the device of this process."""
@@ -66,8 +68,7 @@ class LocalExecutor:
                 table = read_split(split, work.read_schema)
             except InputError as error:
                 return PartRecord(part=split.part, error=str(error))
-            table = predictor(tokenizer(table))
-            return write_part(work.output, split, table, work.output_schema, work.fingerprint)
+            return _write_part(split, predictor(tokenizer(table)), work)
 
         with ThreadPoolExecutor(work.resources.max_actors) as pool:
             futures = [pool.submit(process, split) for split in splits]
@@ -83,6 +84,7 @@ class RayExecutor:
 
     def __init__(self, run: RunConfig) -> None:
         """Keep how many Predictors are wanted: a local Ray is started with room for them."""
+        self._stack = ExitStack()
         self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
 
     def __enter__(self) -> Self:
@@ -92,6 +94,9 @@ class RayExecutor:
 
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
+            # A thread of Ray prints there what becomes of dead workers (ray/_private/worker.py:2482, 2.60), also with
+            # log_to_driver off; whoever parses our report would find it in front.
+            self._stack.enter_context(redirect_stdout(self._stack.enter_context(Path(os.devnull).open("w"))))
             logging.getLogger("ray").setLevel(logging.CRITICAL)
             if "RAY_ADDRESS" in os.environ:
                 ray.init(log_to_driver=False, configure_logging=False)
@@ -104,6 +109,7 @@ class RayExecutor:
 
         if self._is_ours:
             ray.shutdown()
+        self._stack.close()
 
     def devices(self) -> tuple[int, float]:
         """CPUs of a node, here this one, and GPUs of the cluster."""
@@ -144,7 +150,7 @@ class RayExecutor:
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             for batch in batches:
-                yield from (PartRecord(**record) for record in batch.to_pylist())
+                yield from (PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist())
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):
@@ -201,10 +207,15 @@ def _tokenizer(model: str, task: str) -> "inference.Tokenizer":
     return inference.Tokenizer(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task))
 
 
+# A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
+_MAX_ATTEMPTS = 3
+
+
 class _Predict:
     """The actor: one Predictor for its life."""
 
     def __init__(self, work: Work) -> None:
+        self._output = work.output
         self._error: ShardlabelError | None = None
         try:
             self._predictor = work.load_predictor()
@@ -215,25 +226,25 @@ class _Predict:
         if self._error is not None:
             raise self._error
         split, table, error = _unnest(row)
-        return row if error is not None else _nest(split, self._predictor(table))
+        if error is not None:
+            return row
+        if not manifest.note_attempt(self._output, split.part, _MAX_ATTEMPTS):
+            return _nest(split, pa.table({}), f"its process died {_MAX_ATTEMPTS} times while it was labelled")
+        try:
+            return _nest(split, self._predictor(table))
+        except DeviceError as lost:
+            logging.getLogger(__name__).warning("%s: %s", split.part, lost)
+            os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
 
 
 def _write(row: pa.Table, work: Work) -> pa.Table:
     split, table, error = _unnest(row)
-    if error is not None:
-        record = PartRecord(part=split.part, error=error)
-    else:
-        record = write_part(work.output, split, table, work.output_schema, work.fingerprint)
-    return pa.Table.from_pylist([dataclasses.asdict(record)], schema=_RECORD)
+    record = _write_part(split, table, work) if error is None else PartRecord(part=split.part, error=error)
+    return pa.table({"record": [json.dumps(dataclasses.asdict(record))]})
 
 
-_RECORD = pa.schema(
-    [
-        ("part", pa.string()),
-        *((f"num_{noun}", pa.int64()) for noun in ("rows", "failed", "truncated", "tokens")),
-        ("error", pa.string()),
-    ]
-)
+def _write_part(split: Split, table: pa.Table, work: Work) -> PartRecord:
+    return write_part(work.output, split, table, work.output_schema, work.origin)
 
 
 def _nest(split: Split, table: pa.Table, error: str | None = None) -> pa.Table:

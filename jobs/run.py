@@ -7,9 +7,11 @@ from inference.errors import JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
 from jobs import manifest
 from jobs.config import JobConfig
-from jobs.parts import PartRecord
+from jobs.failures import FailureLimit
+from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work
 from jobs.plan import Plan, make_plan
+from jobs.provenance import provenance
 from jobs.report import RunReport, summarise
 from jobs.resources import Resources, resolve_resources
 
@@ -18,6 +20,8 @@ def run_job(
     job: JobConfig,
     on_start: Callable[[Plan, manifest.Committed], None],
     on_record: Callable[[PartRecord], None],
+    *,
+    retry_failed: bool = False,
 ) -> RunReport:
     """Label every split that is not committed yet.
 
@@ -25,26 +29,30 @@ def run_job(
         job: what to do.
         on_start: called once, when it is known what there is to do.
         on_record: called for every split that is done, or whose shard could not be read.
+        retry_failed: label the splits that have failed rows again.
 
     Raises:
         ShardlabelError: the request is wrong, or the run failed; the parts written until then stay and count.
     """
     started = time.perf_counter()
     plan = make_plan(job)
-    committed = manifest.read_committed(plan)
+    committed = manifest.read_committed(plan, retry_failed=retry_failed)
     on_start(plan, committed)
     new: list[PartRecord] = []
+    num_rows = sum(split.num_rows for split in plan.splits)
+    limit = FailureLimit(job.run.max_failed_fraction, num_rows, committed.records)
     failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
     fingerprint = committed.fingerprint
     if committed.pending:
         with RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor() as executor:
             work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
-            fingerprint = work.fingerprint
+            fingerprint = work.origin.fingerprint
             manifest.begin(plan.output, fingerprint)
             for record in _execute(executor, committed, work):
                 on_record(record)
                 if record.error is None:
                     new.append(record)
+                    limit.add(record)
                 else:
                     failed[record.part] = record.error
     report = summarise(
@@ -57,6 +65,7 @@ def run_job(
         output=job.output.path,
         failed_shards=failed,
     )
+    limit.finish()
     if committed.pending or committed.stale or not manifest.is_complete(plan.output):
         manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=not failed)
     return report
@@ -67,6 +76,7 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
     dtype = resolve_dtype(committed.fingerprint["model.dtype"], device)
     max_batch_tokens = committed.fingerprint["model.max_batch_tokens"] or MAX_BATCH_TOKENS[device]
+    fingerprint = committed.fingerprint | {"model.dtype": dtype, "model.max_batch_tokens": max_batch_tokens}
     return Work(
         model=plan.model.model_copy(update={"dtype": dtype, "max_batch_tokens": max_batch_tokens}),
         task=plan.task,
@@ -74,7 +84,7 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
         read_schema=plan.read_schema,
         output_schema=plan.output_schema,
         output=plan.output,
-        fingerprint=committed.fingerprint | {"model.dtype": dtype, "model.max_batch_tokens": max_batch_tokens},
+        origin=Origin(fingerprint=fingerprint, provenance=provenance(plan.model)),
     )
 
 

@@ -136,6 +136,12 @@ def delete(location: Location) -> None:
         location.filesystem.delete_file(location.path)
 
 
+def delete_directory(location: Location) -> None:
+    """Delete a directory and all in it; none is fine too."""
+    if location.filesystem.get_file_info(location.path).type == pafs.FileType.Directory:
+        location.filesystem.delete_dir(location.path)
+
+
 def sweep(directory: Location) -> None:
     """Delete what killed writers left below a local directory.
 

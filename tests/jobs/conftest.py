@@ -62,7 +62,7 @@ def make_job(shards: Path, tmp_path: Path, single_label: Path) -> MakeJob:
             "input": {"path": str(shards)},
             "output": {"path": str(tmp_path / directory)},
             "model": {"name": str(single_label), "dtype": "float32"},
-            "run": {"executor": "local", "threads_per_actor": 1},
+            "run": {"executor": "local", "threads_per_actor": 1, "max_failed_fraction": 1},
         }
         return JobConfig.model_validate(
             {key: content.get(key, {}) | sections.get(key, {}) for key in content | sections}

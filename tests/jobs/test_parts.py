@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.parts import PartRecord, read_identity, write_part
+from jobs.parts import Origin, PartRecord, read_identity, write_part
 from jobs.shards import Split
 from jobs.storage import locate
 
@@ -20,6 +20,7 @@ SPLIT = Split(
     num_row_groups=2,
     num_rows=3,
 )
+ERRORS = {"InputError: text is null": 1}
 TABLE = pa.table(
     {
         "id": [1, 2, 3],
@@ -29,34 +30,43 @@ TABLE = pa.table(
         "error": [None, "InputError: text is null", None],
     }
 )
-FINGERPRINT = {"model.dtype": "float32", "model.labels": ["a", "b"]}
+ORIGIN = Origin(
+    fingerprint={"model.dtype": "float32", "model.labels": ["a", "b"]},
+    provenance={"software": {"torch": "2.13.0"}},
+)
 
 
 def test_a_part_holds_its_rows_in_order_and_its_identity(tmp_path: Path) -> None:
-    record = write_part(locate(str(tmp_path)), SPLIT, TABLE, TABLE.schema, FINGERPRINT)
-    assert record == PartRecord(part=SPLIT.part, num_rows=3, num_failed=1, num_truncated=1, num_tokens=10)
+    record = write_part(locate(str(tmp_path)), SPLIT, TABLE, TABLE.schema, ORIGIN)
+    assert record == PartRecord(
+        part=SPLIT.part, num_rows=3, num_failed=1, num_truncated=1, num_tokens=10, errors=ERRORS
+    )
     assert pq.read_table(tmp_path / SPLIT.part).equals(TABLE)
     identity = read_identity(locate(str(tmp_path / SPLIT.part)))
     assert identity is not None
-    assert (identity.fingerprint, identity.record) == (FINGERPRINT, record)
+    assert (identity.fingerprint, identity.provenance, identity.record) == (
+        ORIGIN.fingerprint,
+        ORIGIN.provenance,
+        record,
+    )
     assert identity.is_of(SPLIT)
 
 
 def test_the_same_rows_make_the_same_bytes_however_they_are_chunked(tmp_path: Path) -> None:
     pieces = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
     for name, table in (("one", TABLE), ("two", pieces)):
-        write_part(locate(str(tmp_path / name)), SPLIT, table, TABLE.schema, FINGERPRINT)
+        write_part(locate(str(tmp_path / name)), SPLIT, table, TABLE.schema, ORIGIN)
     assert (tmp_path / "one" / SPLIT.part).read_bytes() == (tmp_path / "two" / SPLIT.part).read_bytes()
 
 
 def test_a_part_has_the_declared_columns_in_the_declared_order(tmp_path: Path) -> None:
     schema = pa.schema([*reversed([field for field in TABLE.schema if field.name != "id"])])
-    write_part(locate(str(tmp_path)), SPLIT, TABLE, schema, FINGERPRINT)
+    write_part(locate(str(tmp_path)), SPLIT, TABLE, schema, ORIGIN)
     assert pq.read_schema(tmp_path / SPLIT.part).remove_metadata() == schema
 
 
 def test_a_part_of_no_rows_has_the_same_schema(tmp_path: Path) -> None:
-    record = write_part(locate(str(tmp_path)), SPLIT, TABLE.slice(0, 0), TABLE.schema, FINGERPRINT)
+    record = write_part(locate(str(tmp_path)), SPLIT, TABLE.slice(0, 0), TABLE.schema, ORIGIN)
     assert record == PartRecord(part=SPLIT.part)
     assert pq.read_schema(tmp_path / SPLIT.part).remove_metadata() == TABLE.schema
 

@@ -40,7 +40,7 @@ def make_job(task: str, checkpoint: Path, shards: Path, output: Path, **sections
         "output": {"path": str(output)},
         "model": {"name": str(checkpoint), "dtype": "float32"},
         "task": {"name": task, "options": examples.OPTIONS.get(task, {})},
-        "run": {"executor": "local", "threads_per_actor": 1},
+        "run": {"executor": "local", "threads_per_actor": 1, "max_failed_fraction": 1},
     }
     return JobConfig.model_validate({key: content.get(key, {}) | sections.get(key, {}) for key in content | sections})
 

@@ -1,0 +1,27 @@
+"""What made a part, for whoever finds it in a year: the model's name and commit, and the versions of the software."""
+
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from inference.config import ModelConfig
+
+_PACKAGES = ("shardlabel", "torch", "transformers", "tokenizers", "pyarrow", "ray", "numpy")
+
+
+def provenance(model: ModelConfig) -> dict[str, Any]:
+    """The same on every machine with the same software, so that it does not spoil the equality of bytes."""
+    return {"model": {"name": model.name, "revision": model.revision}, "software": dict(_versions())}
+
+
+@cache
+def _versions() -> tuple[tuple[str, str | None], ...]:
+    return (("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return None
