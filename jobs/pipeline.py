@@ -21,8 +21,9 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import InputError, JobError, ShardlabelError
 from jobs.config import RunConfig
 from jobs.parts import PartRecord, write_part
+from jobs.reading import read_split
 from jobs.resources import Resources, available_cpus, resolve_resources
-from jobs.shards import Split, read_split
+from jobs.shards import Split
 from jobs.storage import Location
 
 
