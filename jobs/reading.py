@@ -35,8 +35,9 @@ def read_split(split: Split, schema: pa.Schema) -> pa.Table:
             for field in schema
         ]
     except UNREADABLE as error:
+        reason = " ".join(str(error).split())
         last = split.first_row_group + split.num_row_groups - 1
-        msg = f"shard {split.shard}: row groups {split.first_row_group} to {last} cannot be read ({error})"
+        msg = f"shard {split.shard}: row groups {split.first_row_group} to {last} cannot be read ({reason})"
         raise InputError(msg) from error
     if len(table) != split.num_rows:
         msg = f"shard {split.shard}: has {len(table)} rows, {split.num_rows} were planned; it changed, so run again"

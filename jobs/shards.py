@@ -128,7 +128,7 @@ def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
         elif any(group.num_rows < 0 for group in row_groups) or sum(group.num_rows for group in row_groups) != num_rows:
             reason = "not a readable Parquet file (its row groups do not have the number of rows that it says)"
     except UNREADABLE as error:
-        reason = f"not a readable Parquet file ({error})"
+        reason = f"not a readable Parquet file ({' '.join(str(error).split())})"
     return Shard(
         name=name,
         location=location,

@@ -72,16 +72,20 @@ def overlap(one: Location, other: Location) -> bool:
     """Whether two places are the same or one lies in the other, links and `..` seen through."""
     if one.filesystem.type_name != other.filesystem.type_name:
         return False
-    is_local = isinstance(one.filesystem, pafs.LocalFileSystem)
-    a, b = (PurePosixPath(os.path.realpath(place.path) if is_local else place.path) for place in (one, other))
+    a, b = _real_path(one), _real_path(other)
     return a.is_relative_to(b) or b.is_relative_to(a)
 
 
 def globs(pattern: Location, places: Iterable[Location]) -> bool:
     """Whether a path, read as a glob, finds one of these places or a directory above it."""
-    finds = re.compile(glob_translate(pattern.path)).match
-    paths = {path for place in places for path in (place.path, *map(str, PurePosixPath(place.path).parents))}
-    return any(map(finds, paths))
+    finds = re.compile(glob_translate(str(_real_path(pattern)))).match
+    paths = map(_real_path, places)
+    return any(finds(path) for path in {str(found) for path in paths for found in (path, *path.parents)})
+
+
+def _real_path(place: Location) -> PurePosixPath:
+    is_local = isinstance(place.filesystem, pafs.LocalFileSystem)
+    return PurePosixPath(os.path.realpath(place.path) if is_local else place.path)
 
 
 def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
@@ -106,14 +110,14 @@ def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
 
 def _list(filesystem: pafs.FileSystem, directory: str) -> list[pafs.FileInfo]:
     if isinstance(filesystem, pafs.LocalFileSystem):
-        infos: list[pafs.FileInfo] = filesystem.get_file_info(list(_walk(directory)))
+        infos: list[pafs.FileInfo] = filesystem.get_file_info(_each_once(_walk(directory)))
         return infos
     return list(filesystem.get_file_info(pafs.FileSelector(directory, recursive=True, allow_not_found=True)))
 
 
 def _glob(filesystem: pafs.FileSystem, root: str, pattern: str) -> list[pafs.FileInfo]:
     if isinstance(filesystem, pafs.LocalFileSystem):  # pathlib does not follow links for `**`, fsspec goes in circles
-        matches = [str(path) for path in Path(root).glob(pattern[len(root) :].strip("/"))]
+        matches = _each_once(str(path) for path in Path(root).glob(pattern[len(root) :].strip("/")))
     else:
         matches = ArrowFSWrapper(filesystem).glob(pattern)
     infos = filesystem.get_file_info(matches)
@@ -122,9 +126,9 @@ def _glob(filesystem: pafs.FileSystem, root: str, pattern: str) -> list[pafs.Fil
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Files below a local directory. Links are followed, save to what is found without them: so a circle ends."""
+    """Files below a local directory; a linked directory after the others, and none of them twice: so a circle ends."""
     above = os.path.realpath(root)
-    seen, queue, links = set[str](), [root], list[str]()
+    seen, queue = set[str](), [root]
     for top in queue:  # which grows
         for directory, names, files in os.walk(top, onerror=_raise):
             real = os.path.realpath(directory)
@@ -133,13 +137,16 @@ def _walk(root: str) -> Iterator[str]:
                 continue
             seen.add(real)
             queue += [str(path) for name in sorted(names) if (path := Path(directory, name)).is_symlink()]
-            for path in (Path(directory, name) for name in sorted(files)):
-                if path.is_symlink():
-                    links.append(str(path))
-                else:
-                    seen.add(f"{real}/{path.name}")
-                    yield str(path)
-    yield from (link for link in links if os.path.realpath(link) not in seen)
+            yield from (str(Path(directory, name)) for name in files)
+
+
+def _each_once(paths: Iterable[str]) -> list[str]:
+    """The paths without links to files that are among them anyway."""
+    are_links = {path: Path(path).is_symlink() for path in paths}
+    if not any(are_links.values()):
+        return list(are_links)
+    found = {os.path.realpath(path) for path, is_link in are_links.items() if not is_link}
+    return [path for path, is_link in are_links.items() if not is_link or os.path.realpath(path) not in found]
 
 
 def _raise(error: OSError) -> None:
