@@ -69,7 +69,7 @@ class RunConfig(Frozen):
     gpus_per_actor: PositiveFloat | Literal["auto", 0] = "auto"
     """auto: 1 where there are GPUs, else 0."""
     split_rows: PositiveInt = 32768
-    """Rows of a split, rounded to whole row groups."""
+    """Rows of a split at most: whole row groups where they are smaller."""
     threads_per_actor: PositiveInt | Literal["auto"] = "auto"
     """torch threads of a Predictor; auto: the cores shared out evenly. Two runs are bit-equal only if this is equal."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -56,12 +56,14 @@ class PartIdentity:
     record: PartRecord
     provenance: dict[str, Any]
     """What software and which model made it."""
+    first_row: int | None = None
 
     def is_of(self, split: Split) -> bool:
         """Whether the part was made from exactly this split of exactly this shard."""
-        return self.record.part == split.part and all(
+        is_same_part = (self.record.part, self.record.num_rows) == (split.part, split.num_rows)
+        return is_same_part and all(
             getattr(self, name) == getattr(split, name)
-            for name in ("shard", "size", "mtime_ns", "first_row_group", "num_row_groups")
+            for name in ("shard", "size", "mtime_ns", "first_row_group", "num_row_groups", "first_row")
         )
 
 
@@ -86,6 +88,7 @@ def write_part(output: Location, split: Split, table: pa.Table, schema: pa.Schem
         "mtime_ns": split.mtime_ns,
         "first_row_group": split.first_row_group,
         "num_row_groups": split.num_row_groups,
+        "first_row": split.first_row,
         "record": dataclasses.asdict(record),
     }
     footer = {_FOOTER_KEY: json.dumps(identity, sort_keys=True).encode()}

@@ -23,8 +23,9 @@ from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest
 from jobs.config import RunConfig
 from jobs.parts import Origin, PartRecord, write_part
+from jobs.reading import read_split
 from jobs.resources import Resources, available_cpus, resolve_resources
-from jobs.shards import Split, read_split
+from jobs.shards import Split
 from jobs.storage import Location
 
 

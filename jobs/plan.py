@@ -1,5 +1,6 @@
 """Everything that can fail before a GPU is paid for: a `JobConfig` in, the splits, schemas and fingerprint out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
 from inference.tasks import load_task, text_columns
 from jobs.config import JobConfig
-from jobs.shards import Shard, Split, cut, list_shards, unify
-from jobs.storage import Location, locate
+from jobs.shards import Shard, Split, cut_all, list_shards, unify
+from jobs.storage import Location, globs, locate, overlap
 
 SCHEMA_VERSION = 1
 """Raised when the same job would write other columns or other values than before."""
@@ -46,8 +47,6 @@ def make_plan(job: JobConfig) -> Plan:
     checkpoint = open_checkpoint(job.model)
     task = load_task(task_config, checkpoint)
     output = locate(job.output.path)
-    for path in job.input.path:
-        _check_apart(locate(path), output)
     shards = list_shards(job.input.path)
     good = [shard for shard in shards if shard.error is None]
     if not good:
@@ -60,11 +59,14 @@ def make_plan(job: JobConfig) -> Plan:
         if lacking := [name for name in texts if name not in shard.schema.names]:
             msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
             raise InputError(msg)
+    splits = cut_all(good, job.run.split_rows)
+    for path in job.input.path:
+        _check_apart(locate(path), output, splits)
     kept = unify(good, job.output.keep_columns)
     output_schema(pa.schema([everything.field(name) for name in texts]), task)  # a worker's table has them in any case
     wanted = [*kept.names, *(name for name in texts if name not in kept.names)]
     return Plan(
-        splits=tuple(split for shard in good for split in cut(shard, job.run.split_rows)),
+        splits=tuple(splits),
         bad_shards=tuple(shard for shard in shards if shard.error is not None),
         model=job.model.model_copy(
             update={
@@ -95,9 +97,9 @@ def make_plan(job: JobConfig) -> Plan:
     )
 
 
-def _check_apart(source: Location, output: Location) -> None:
+def _check_apart(source: Location, output: Location, splits: Sequence[Split]) -> None:
     """Refuse an output that the next run would read as input, and one that would overwrite its shards."""
-    if f"{output.path}/".startswith(f"{source.path}/") or f"{source.path}/".startswith(f"{output.path}/"):
+    if overlap(source, output) or globs(source, [output, *(output.join(split.part) for split in splits)]):
         msg = (
             f"output.path: {output} and input.path {source} lie in one another; give the output a directory of its own"
         )

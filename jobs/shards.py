@@ -1,12 +1,14 @@
-"""The input: list shards, read their footers, cut them into splits, read one split.
+"""The input: list shards, read their footers, unify their schemas, cut them into splits.
 
-In: paths and a `split_rows`. Out: `Split`s, each a run of whole row groups of one shard and the name of one part.
+In: paths and a `split_rows`. Out: `Split`s, each a run of rows of one shard and the name of one part.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +18,15 @@ from inference.errors import ConfigError, InputError
 from jobs import storage
 from jobs.storage import Location
 
+_log = logging.getLogger(__name__)
+
 _MAX_TEXT_BYTES = 64 * 2**20
 
 # Footers are small reads that wait for the disk or the store, not for the CPU.
 _FOOTER_THREADS = 16
+
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a file that is not what it should be, the last for a column's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +50,15 @@ class Shard:
     row_groups: tuple[RowGroup, ...]
     error: str | None = None
 
+    @property
+    def partition_keys(self) -> set[str]:
+        """What its directories say in Hive's way: `day=2026-01-01/a.parquet`. Its parts lie in the same."""
+        return {folder.partition("=")[0] for folder in PurePosixPath(self.name).parts[:-1] if "=" in folder}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """A run of whole row groups of one shard: the unit of work, of retry and of resume."""
+    """A run of whole row groups of one shard, or of rows of one: the unit of work, of retry and of resume."""
 
     part: str
     """Name of its part below the output directory: a pure function of the shard's name and the split's number."""
@@ -59,6 +71,8 @@ class Split:
     first_row_group: int
     num_row_groups: int
     num_rows: int
+    first_row: int | None = None
+    """Where it starts in its row group, when that is too large for one split; None: it holds whole row groups."""
 
 
 def list_shards(paths: Sequence[str]) -> list[Shard]:
@@ -72,13 +86,19 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
     for path in paths:
         try:
             files = storage.find(storage.locate(path))
-        except OSError as error:
-            msg = f"input.path: {path} cannot be listed ({error}); check permissions and credentials"
+        except (OSError, ValueError) as error:  # a pattern such as `**x` is a ValueError
+            msg = f"input.path: {path} cannot be listed ({error}); check the path, permissions and credentials"
             raise InputError(msg) from error
-        shards = [(name, info) for name, info in files if len(files) == 1 or info.extension.lower() == "parquet"]
+        shards = [(name, info) for name, info in files if info.extension.lower() == "parquet" or _is_named(path, info)]
+        others = [name for name, info in files if (name, info) not in shards]
         if not shards:
-            msg = f"input.path: {path} holds no Parquet file; give a file, a directory or a glob that does"
+            held = f" but {len(others)} other files such as {others[0]}" if others else ""
+            msg = (
+                f"input.path: {path} holds no Parquet file{held}; give a directory or a glob with *.parquet, or a file"
+            )
             raise InputError(msg)
+        if others:
+            _log.info("%s files of %s are not called *.parquet and are left out: %s …", len(others), path, others[0])
         for name, info in shards:
             location = Location(path, info.path)
             if found.setdefault(name, (location, info))[0].path != info.path:
@@ -86,6 +106,11 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
                 raise ConfigError(msg)
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         return list(pool.map(lambda item: _read_footer(item[0], *item[1]), sorted(found.items())))
+
+
+def _is_named(path: str, info: FileInfo) -> bool:
+    """Whether the user named this very file: it may then be called anything."""
+    return bool(storage.locate(path).path == info.path)
 
 
 def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
@@ -96,12 +121,18 @@ def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
             schema = file.schema_arrow
             groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
             row_groups = tuple(RowGroup(num_rows=g.num_rows, num_bytes=g.total_byte_size) for g in groups)
-    except (pa.ArrowException, OSError) as error:
-        reason = f"not a readable Parquet file ({error})"
+            num_rows, names = file.metadata.num_rows, schema.names
+        if len(names) > len(set(names)):
+            twice = next(name for name in names if names.count(name) > 1)
+            reason = f"{names.count(twice)} columns are called {twice!r}"
+        elif any(group.num_rows < 0 for group in row_groups) or sum(group.num_rows for group in row_groups) != num_rows:
+            reason = "not a readable Parquet file (its row groups do not have the number of rows that it says)"
+    except UNREADABLE as error:
+        reason = f"not a readable Parquet file ({' '.join(str(error).split())})"
     return Shard(
         name=name,
         location=location,
-        size=info.size,
+        size=info.size or 0,
         mtime_ns=info.mtime_ns or 0,
         schema=schema,
         row_groups=row_groups,
@@ -109,17 +140,24 @@ def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
     )
 
 
+def cut_all(shards: Sequence[Shard], split_rows: int) -> list[Split]:
+    """Cut shards into splits of at most `split_rows` rows and about 64 MiB: whole row groups where they are smaller.
+
+    Raises:
+        ConfigError: the numbered part of one shard has the name of another shard's part.
+    """
+    splits = [split for shard in shards for split in cut(shard, split_rows)]
+    owners: dict[str, str] = {}
+    for split in splits:
+        if (other := owners.setdefault(split.part, split.shard)) != split.shard:
+            msg = f"input.path: {other} and {split.shard} would both become the part {split.part}; run two jobs"
+            raise ConfigError(msg)
+    return splits
+
+
 def cut(shard: Shard, split_rows: int) -> list[Split]:
-    """Cut a shard into splits of at most `split_rows` rows and 64 MiB, but of one row group at least."""
-    runs: list[list[int]] = [[]]
-    rows = num_bytes = 0
-    for index, group in enumerate(shard.row_groups):
-        if runs[-1] and (rows + group.num_rows > split_rows or num_bytes + group.num_bytes > _MAX_TEXT_BYTES):
-            runs.append([])
-            rows = num_bytes = 0
-        runs[-1].append(index)
-        rows += group.num_rows
-        num_bytes += group.num_bytes
+    """The splits of one shard; see `cut_all`."""
+    runs = list(_runs(shard.row_groups, split_rows)) or [_Run(0, 0, 0)]
     return [
         Split(
             part=_part_name(shard.name, number if len(runs) > 1 else None),
@@ -128,12 +166,45 @@ def cut(shard: Shard, split_rows: int) -> list[Split]:
             path=shard.location.path,
             size=shard.size,
             mtime_ns=shard.mtime_ns,
-            first_row_group=run[0] if run else 0,
-            num_row_groups=len(run),
-            num_rows=sum(shard.row_groups[i].num_rows for i in run),
+            first_row_group=run.first_row_group,
+            num_row_groups=run.num_row_groups,
+            num_rows=run.num_rows,
+            first_row=run.first_row,
         )
         for number, run in enumerate(runs)
     ]
+
+
+class _Run(NamedTuple):
+    first_row_group: int
+    num_row_groups: int
+    num_rows: int
+    first_row: int | None = None
+
+
+def _runs(row_groups: Sequence[RowGroup], split_rows: int) -> Iterator[_Run]:
+    """Join small row groups and cut large ones in equal pieces."""
+    run, num_bytes = _Run(0, 0, 0), 0
+    for index, group in enumerate(row_groups):
+        rows, num_pieces = group.num_rows, _num_pieces(group, split_rows)
+        fits = run.num_rows + rows <= split_rows and num_bytes + group.num_bytes <= _MAX_TEXT_BYTES
+        if run.num_row_groups and not fits:
+            yield run
+            run, num_bytes = _Run(index, 0, 0), 0
+        if num_pieces > 1:
+            size = -(-rows // num_pieces)
+            yield from (_Run(index, 1, min(size, rows - first), first) for first in range(0, rows, size))
+            run = _Run(index + 1, 0, 0)
+        else:
+            run = _Run(run.first_row_group, run.num_row_groups + 1, run.num_rows + rows)
+            num_bytes += group.num_bytes
+    if run.num_row_groups:
+        yield run
+
+
+def _num_pieces(group: RowGroup, split_rows: int) -> int:
+    wanted = max(-(-group.num_rows // split_rows), -(-group.num_bytes // _MAX_TEXT_BYTES))
+    return min(wanted, group.num_rows)
 
 
 def _part_name(shard: str, number: int | None) -> str:
@@ -154,39 +225,32 @@ def unify(shards: Sequence[Shard], columns: Sequence[str] | None) -> pa.Schema:
     schema = pa.schema([])
     for shard in shards:
         try:
-            schema = pa.unify_schemas([schema, shard.schema.remove_metadata()], promote_options="permissive")
+            schema = _merge(schema, shard.schema.remove_metadata())
         except pa.ArrowException as error:
             msg = f"input.path: shard {shard.name} does not fit the shards before it ({error}); run it as its own job"
             raise InputError(msg) from error
     if columns is None:
         return schema
+    partitions = {key for shard in shards for key in shard.partition_keys}
     for name in columns:
-        if name not in schema.names:
+        if name not in schema.names and name not in partitions:
             msg = f"output.keep_columns: the input has no column {name!r}, only {', '.join(schema.names)}"
             raise InputError(msg)
-    return pa.schema([schema.field(name) for name in columns])
+    return pa.schema([schema.field(name) for name in columns if name in schema.names])
 
 
-def read_split(split: Split, schema: pa.Schema) -> pa.Table:
-    """Read a split's rows, in order, as `schema` says; a column the shard lacks is null.
-
-    Raises:
-        InputError: the shard cannot be read or is not what was planned.
-    """
-    location = Location(split.uri, split.path)
-    groups = range(split.first_row_group, split.first_row_group + split.num_row_groups)
-    try:
-        with pq.ParquetFile(location.path, filesystem=location.filesystem) as file:
-            names = [name for name in schema.names if name in file.schema_arrow.names]
-            table = file.read_row_groups(list(groups), columns=names, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        msg = f"shard {split.shard}: row groups {groups.start} to {groups.stop - 1} cannot be read ({error})"
-        raise InputError(msg) from error
-    if len(table) != split.num_rows:
-        msg = f"shard {split.shard}: has {len(table)} rows, {split.num_rows} were planned; it changed, so run again"
-        raise InputError(msg)
-    columns = [
-        table.column(field.name).cast(field.type) if field.name in names else pa.nulls(len(table), field.type)
-        for field in schema
+def _merge(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """Both schemas' columns; where the types differ, the wider one, without encodings that only one of them has."""
+    differing = {name for name in one.names if name in other.names and one.field(name).type != other.field(name).type}
+    schemas = [
+        pa.schema([field.with_type(_decoded(field.type)) if field.name in differing else field for field in schema])
+        for schema in (one, other)
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.unify_schemas(schemas, promote_options="permissive")
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    """The plain type of the same values: pyarrow unifies no dictionary or view with it."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)

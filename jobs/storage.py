@@ -4,15 +4,18 @@ A file appears under its final name whole or not at all.
 """
 
 import os
+import re
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.utils import glob_translate
 
 from inference.errors import InputError, OutputError
 
@@ -65,10 +68,31 @@ def _open(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
+def overlap(one: Location, other: Location) -> bool:
+    """Whether two places are the same or one lies in the other, links and `..` seen through."""
+    if one.filesystem.type_name != other.filesystem.type_name:
+        return False
+    a, b = _real_path(one), _real_path(other)
+    return a.is_relative_to(b) or b.is_relative_to(a)
+
+
+def globs(pattern: Location, places: Iterable[Location]) -> bool:
+    """Whether a path, read as a glob, finds one of these places or a directory above it."""
+    finds = re.compile(glob_translate(str(_real_path(pattern)))).match
+    paths = map(_real_path, places)
+    return any(finds(path) for path in {str(found) for path in paths for found in (path, *path.parents)})
+
+
+def _real_path(place: Location) -> PurePosixPath:
+    is_local = isinstance(place.filesystem, pafs.LocalFileSystem)
+    return PurePosixPath(os.path.realpath(place.path) if is_local else place.path)
+
+
 def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
     """Files that a file, a directory or a glob names, each with its name below that directory, sorted by it.
 
     Names with a part that starts with `.` or `_` are left out, as Spark and Hive do, unless the location is the file.
+    A glob that matches directories names the files in them.
     """
     filesystem, path = location.filesystem, location.path
     info = filesystem.get_file_info(path)
@@ -77,15 +101,63 @@ def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
     root = path
     if info.type == pafs.FileType.NotFound and (wildcard := min((path.find(c) for c in "*?[" if c in path), default=0)):
         root = path[:wildcard].rpartition("/")[0]
-        infos = filesystem.get_file_info([str(match) for match in ArrowFSWrapper(filesystem).glob(path)])
+        infos = _glob(filesystem, root, path)
     else:
-        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
-    files = {info.path[len(root) :].lstrip("/"): info for info in infos if info.type == pafs.FileType.File}
+        infos = _list(filesystem, path)
+    files = {info.path[len(root) :].lstrip("/"): info for info in infos if info.type != pafs.FileType.Directory}
     return [(name, files[name]) for name in sorted(files) if not _is_hidden(name)]
 
 
+def _list(filesystem: pafs.FileSystem, directory: str) -> list[pafs.FileInfo]:
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        infos: list[pafs.FileInfo] = filesystem.get_file_info(_each_once(_walk(directory)))
+        return infos
+    return list(filesystem.get_file_info(pafs.FileSelector(directory, recursive=True, allow_not_found=True)))
+
+
+def _glob(filesystem: pafs.FileSystem, root: str, pattern: str) -> list[pafs.FileInfo]:
+    if isinstance(filesystem, pafs.LocalFileSystem):  # pathlib does not follow links for `**`, fsspec goes in circles
+        matches = _each_once(str(path) for path in Path(root).glob(pattern[len(root) :].strip("/")))
+    else:
+        matches = ArrowFSWrapper(filesystem).glob(pattern)
+    infos = filesystem.get_file_info(matches)
+    below = [inner for info in infos if info.type == pafs.FileType.Directory for inner in _list(filesystem, info.path)]
+    return [*infos, *below]
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Files below a local directory; a linked directory after the others, and none of them twice: so a circle ends."""
+    above = os.path.realpath(root)
+    seen, queue = set[str](), [root]
+    for top in queue:  # which grows
+        for directory, names, files in os.walk(top, onerror=_raise):
+            real = os.path.realpath(directory)
+            if real in seen or (real != above and Path(above).is_relative_to(real)):
+                names.clear()
+                continue
+            seen.add(real)
+            queue += [str(path) for name in sorted(names) if (path := Path(directory, name)).is_symlink()]
+            yield from (str(Path(directory, name)) for name in files)
+
+
+def _each_once(paths: Iterable[str]) -> list[str]:
+    """The paths without links to files that are among them anyway."""
+    are_links = {path: Path(path).is_symlink() for path in paths}
+    if not any(are_links.values()):
+        return list(are_links)
+    found = {os.path.realpath(path) for path, is_link in are_links.items() if not is_link}
+    return [path for path, is_link in are_links.items() if not is_link or os.path.realpath(path) not in found]
+
+
+def _raise(error: OSError) -> None:
+    """What os.walk would pass over: a directory that may not be listed holds rows all the same."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
+    """Spark's rule: a Hive partition whose key starts with `_` is not hidden."""
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))
 
 
 def read_text(location: Location) -> str | None:
@@ -119,7 +191,8 @@ def write(location: Location, content: pa.Buffer | bytes) -> None:
 
 def _write_local(path: Path, content: pa.Buffer | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    # Without the file's own name: that may be as long as a name may be.
+    temporary = path.with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
             file.write(content)

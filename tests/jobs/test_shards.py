@@ -1,5 +1,6 @@
 """Listing shards, cutting them into splits, reading a split."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import ConfigError, InputError
-from jobs.shards import RowGroup, Shard, cut, list_shards, read_split, unify
+from jobs.reading import read_split
+from jobs.shards import RowGroup, Shard, Split, cut, list_shards, unify
 from jobs.storage import Location
 from tests.jobs.conftest import ROWS_PER_SHARD, rows_of
 
@@ -73,18 +75,52 @@ def test_a_shard_without_rows_is_one_split_too() -> None:
     assert [(split.part, split.num_rows) for split in cut(make_shard(), 10)] == [("x/s.parquet", 0)]
 
 
-@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 60))
-def test_splits_cover_every_row_group_once_and_in_order(groups: list[int], split_rows: int) -> None:
+def rows_covered(split: Split, groups: Sequence[int]) -> list[tuple[int, int]]:
+    """The rows of a split as pairs of a row group and a place in it."""
+    if split.first_row is not None:
+        assert split.num_row_groups == 1
+        return [(split.first_row_group, split.first_row + i) for i in range(split.num_rows)]
+    indices = range(split.first_row_group, split.first_row_group + split.num_row_groups)
+    return [(index, i) for index in indices for i in range(groups[index])]
+
+
+@given(st.lists(st.integers(0, 200), max_size=30), st.integers(1, 60))
+def test_splits_cover_every_row_once_and_in_order(groups: list[int], split_rows: int) -> None:
     splits = cut(make_shard(*groups), split_rows)
-    covered = [
-        i for split in splits for i in range(split.first_row_group, split.first_row_group + split.num_row_groups)
-    ]
-    assert covered == list(range(len(groups)))
-    assert [split.num_rows for split in splits] == [
-        sum(groups[split.first_row_group : split.first_row_group + split.num_row_groups]) for split in splits
-    ]
-    assert all(split.num_rows <= split_rows or split.num_row_groups == 1 for split in splits)
+    covered = [rows_covered(split, groups) for split in splits]
+    assert [row for rows in covered for row in rows] == [(g, i) for g, rows in enumerate(groups) for i in range(rows)]
+    assert [len(rows) for rows in covered] == [split.num_rows for split in splits]
+    assert all(split.num_rows <= split_rows for split in splits)
     assert len({split.part for split in splits}) == len(splits)
+
+
+def test_a_large_row_group_is_cut_in_equal_pieces_between_whole_ones() -> None:
+    splits = cut(make_shard(10, 70, 5, 5), 20)
+    assert [(split.first_row_group, split.num_row_groups, split.first_row, split.num_rows) for split in splits] == [
+        (0, 1, None, 10),
+        (1, 1, 0, 18),
+        (1, 1, 18, 18),
+        (1, 1, 36, 18),
+        (1, 1, 54, 16),
+        (2, 2, None, 10),
+    ]
+
+
+def test_a_row_group_of_few_but_large_rows_is_cut_by_its_bytes() -> None:
+    assert [split.num_rows for split in cut(make_shard(5, num_bytes=150 * 2**20), 100)] == [2, 2, 1]
+    assert [split.num_rows for split in cut(make_shard(1, num_bytes=150 * 2**20), 100)] == [1]
+
+
+@pytest.mark.parametrize("split_rows", [1, 7, 999, 70_000])
+def test_the_pieces_of_a_cut_row_group_are_its_rows(tmp_path: Path, split_rows: int) -> None:
+    table = rows_of(0, 1000) if split_rows < 1000 else rows_of(0, 150_000)  # pyarrow reads 65,536 rows at a time
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=len(table))
+    shard = list_shards([str(tmp_path)])[0]
+    splits = cut(shard, split_rows)
+    assert len(splits) == -(-len(table) // split_rows)
+    for split in splits[:: 1 + len(splits) // 20]:
+        assert split.first_row is not None
+        assert read_split(split, table.schema).equals(table.slice(split.first_row, split.num_rows))
 
 
 def test_the_splits_of_a_shard_read_back_its_rows_in_order(shards: Path) -> None:
@@ -123,5 +159,5 @@ def test_columns_to_keep_keep_their_order_and_must_exist(shards: Path) -> None:
 def test_a_shard_that_shrank_since_the_plan_is_an_error(shards: Path) -> None:
     shard = list_shards([str(shards)])[0]
     pq.write_table(rows_of(0, 24), shards / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet: has 24 rows, 25 were planned|cannot be read"):
+    with pytest.raises(InputError, match=r"shard a\.parquet: changed since it was listed; run again"):
         read_split(cut(shard, 100)[0], shard.schema)
