@@ -111,10 +111,20 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
 
 
 def begin(output: Location, fingerprint: dict[str, Any]) -> None:
-    """Claim the directory for this job and take back the sign that it is complete."""
+    """Claim the directory for this job and take back the sign that it is complete.
+
+    Two runs of one job at once do no harm: both write the same bytes under the same names, each file whole. Of two jobs
+    that find an empty directory at once, the second is refused here.
+
+    Raises:
+        FingerprintError: another job has claimed the directory meanwhile.
+    """
     storage.delete(output.join(_SUCCESS))
     storage.delete_directory(output.join(_ATTEMPTS))
-    storage.write(output.join(_MANIFEST), json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode())
+    content = json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode()
+    claimed = None if storage.create(output.join(_MANIFEST), content) else read_fingerprint(output)
+    if claimed is not None:
+        _adopt(fingerprint, claimed, output)
 
 
 def note_attempt(output: Location, part: str, max_attempts: int) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,9 @@ from inference.errors import InputError, OutputError
 
 TEMPORARY_SUFFIX = ".shardlabel-tmp"
 """How the names of unfinished local files end; a killed writer leaves one behind."""
+
+
+_MAX_WRITES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +193,40 @@ def write(location: Location, content: pa.Buffer | bytes) -> None:
         raise OutputError(msg) from error
 
 
+def create(location: Location, content: bytes) -> bool:
+    """Write a file unless it is there, and say whether it was written; on a local disk only one of many is told so.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    if read_text(location) is not None:
+        return False
+    if not isinstance(location.filesystem, pafs.LocalFileSystem):
+        # pyarrow has no conditional put: of two jobs that begin in the same moment, neither is told.
+        write(location, content)
+        return True
+    # As hidden as what `write` leaves behind when killed, but not swept away by a run that ends meanwhile.
+    draft = replace(location, path=str(Path(location.path).with_name(f".{uuid.uuid4().hex}")))
+    write(draft, content)
+    try:
+        Path(location.path).hardlink_to(draft.path)
+    except FileExistsError:
+        return False
+    finally:
+        delete(draft)
+    return True
+
+
 def _write_local(path: Path, content: pa.Buffer | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(_MAX_WRITES - 1):
+        with suppress(FileNotFoundError):  # another run of the job ended and swept the unfinished file away
+            _write_and_rename(path, content)
+            return
+    _write_and_rename(path, content)
+
+
+def _write_and_rename(path: Path, content: pa.Buffer | bytes) -> None:
     # Without the file's own name: that may be as long as a name may be.
     temporary = path.with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
@@ -218,7 +254,7 @@ def delete_directory(location: Location) -> None:
 def sweep(directory: Location) -> None:
     """Delete what killed writers left below a local directory.
 
-    A writer that is still alive is a leftover of a killed run; its rename then fails, and its part is already there.
+    A writer that is still alive, in another run of the job, writes again.
     """
     if isinstance(directory.filesystem, pafs.LocalFileSystem):
         for path in Path(directory.path).rglob(f".*{TEMPORARY_SUFFIX}"):
