@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -89,8 +90,9 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
         except (OSError, ValueError) as error:  # a pattern such as `**x` is a ValueError
             msg = f"input.path: {path} cannot be listed ({error}); check the path, permissions and credentials"
             raise InputError(msg) from error
-        shards = [(name, info) for name, info in files if info.extension.lower() == "parquet" or _is_named(path, info)]
-        others = [name for name, info in files if (name, info) not in shards]
+        is_shard = [info.extension.lower() == "parquet" or _is_named(path, info) for _, info in files]
+        shards = list(compress(files, is_shard))
+        others = [name for (name, _), yes in zip(files, is_shard, strict=True) if not yes]
         if not shards:
             held = f" but {len(others)} other files such as {others[0]}" if others else ""
             msg = (

@@ -82,6 +82,8 @@ def overlap(one: Location, other: Location) -> bool:
 
 def globs(pattern: Location, places: Iterable[Location]) -> bool:
     """Whether a path, read as a glob, finds one of these places or a directory above it."""
+    if not any(character in pattern.path for character in "*?["):
+        return False
     finds = re.compile(glob_translate(str(_real_path(pattern)))).match
     paths = map(_real_path, places)
     return any(finds(path) for path in {str(found) for path in paths for found in (path, *path.parents)})
