@@ -61,7 +61,7 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
     parts = {split.part for split in plan.splits}
     for name, identity in identities.items():
         if identity is None:
-            if manifest is not None and name in parts and is_torn(plan.output.join(name)):
+            if claimed is not None and name in parts and is_torn(plan.output.join(name)):
                 continue  # our own, whose end a crash of the machine took; it is written again
             msg = (
                 f"output.path: {plan.output} holds {name}, which shardlabel did not write; give a directory of its own"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +312,13 @@ def test_a_torn_file_in_a_directory_that_no_job_claimed_is_never_overwritten(mak
     (tmp_path / "out" / "a.parquet").write_bytes(b"PAR1 somebody's")
     with pytest.raises(OutputError, match=r"holds a\.parquet, which shardlabel did not write"):
         run(make_job())
+
+
+def test_a_disk_that_is_full_when_a_run_begins_fails_the_run_and_not_the_request(make_job: MakeJob) -> None:
+    job = make_job()
+    run(job)
+    (Path(job.output.path) / "a.parquet").unlink()
+    shutil.rmtree(Path(job.output.path) / "_shardlabel")
+    (Path(job.output.path) / "_shardlabel").symlink_to("nowhere")  # nothing can be written there
+    with pytest.raises(JobError, match=r"manifest\.json: cannot be written .* run again to finish"):
+        run(job)
