@@ -10,7 +10,7 @@ from typing import Any
 
 from inference.errors import FingerprintError, OutputError
 from jobs import storage
-from jobs.parts import PartIdentity, PartRecord, read_identity
+from jobs.parts import PartIdentity, PartRecord, is_torn, read_identity
 from jobs.plan import Plan
 from jobs.shards import Split
 from jobs.storage import Location
@@ -57,15 +57,17 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
     found = next((identity for identity in identities.values() if identity is not None), None)
     if claimed is None and found is not None:
         fingerprint = _adopt(fingerprint, found.fingerprint, plan.output)
+    shards = {split.shard for split in plan.splits}
+    parts = {split.part for split in plan.splits}
     for name, identity in identities.items():
         if identity is None:
+            if claimed is not None and name in parts and is_torn(plan.output.join(name)):
+                continue  # our own, whose end a crash of the machine took; it is written again
             msg = (
                 f"output.path: {plan.output} holds {name}, which shardlabel did not write; give a directory of its own"
             )
             raise OutputError(msg)
         _adopt(fingerprint, identity.fingerprint, plan.output)
-    shards = {split.shard for split in plan.splits}
-    parts = {split.part for split in plan.splits}
     records, pending = [], []
     for split in plan.splits:
         identity = identities.get(split.part)

@@ -117,3 +117,12 @@ def read_identity(location: Location) -> PartIdentity | None:
         return None
     content = json.loads(metadata[_FOOTER_KEY])
     return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))
+
+
+def is_torn(location: Location) -> bool:
+    """Whether a file is no whole Parquet file, as a disk leaves it that lost its end."""
+    try:
+        pq.read_metadata(location.path, filesystem=location.filesystem)
+    except pa.ArrowInvalid:
+        return True
+    return False

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from inference.errors import JobError, OutputError
+from inference.errors import FingerprintError, JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
 from jobs import manifest
 from jobs.config import JobConfig
@@ -47,7 +48,8 @@ def run_job(
         with RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor() as executor:
             work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
             fingerprint = work.origin.fingerprint
-            manifest.begin(plan.output, fingerprint)
+            with _fails_the_run():
+                manifest.begin(plan.output, fingerprint)
             for record in _execute(executor, committed, work):
                 on_record(record)
                 if record.error is None:
@@ -67,7 +69,8 @@ def run_job(
     )
     limit.finish()
     if committed.pending or committed.stale or not manifest.is_complete(plan.output):
-        manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=not failed)
+        with _fails_the_run():
+            manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=not failed)
     return report
 
 
@@ -89,9 +92,17 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
 
 
 def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
-    try:
+    with _fails_the_run():
         yield from executor.run(committed.pending, work)
+
+
+@contextmanager
+def _fails_the_run() -> Iterator[None]:
+    """The directory was read when the run began, so it is the run that failed: a full disk perhaps, or a lost store."""
+    try:
+        yield
+    except FingerprintError:
+        raise  # another job claimed the directory meanwhile
     except OutputError as error:
-        # The directory was good when the run began, so it is the run that failed, a full disk perhaps.
         msg = f"the run stopped: {error}; the parts written until now stay, run again to finish"
         raise JobError(msg) from error

@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -175,6 +175,15 @@ def read_text(location: Location) -> str | None:
         return None
 
 
+@contextmanager
+def _explained(location: Location, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"{location}: cannot be {verb} ({error}); check space, permissions and credentials"
+        raise OutputError(msg) from error
+
+
 def write(location: Location, content: pa.Buffer | bytes) -> None:
     """Write a file atomically; whoever reads it sees the old content or the new.
 
@@ -184,15 +193,12 @@ def write(location: Location, content: pa.Buffer | bytes) -> None:
     Raises:
         OutputError: it could not be written.
     """
-    try:
+    with _explained(location, "written"):
         if isinstance(location.filesystem, pafs.LocalFileSystem):
             _write_local(Path(location.path), content)
         else:
             with location.filesystem.open_output_stream(location.path) as stream:
                 stream.write(content)
-    except OSError as error:
-        msg = f"{location}: cannot be written ({error}); check space, permissions and credentials"
-        raise OutputError(msg) from error
 
 
 def create(location: Location, content: bytes) -> bool:
@@ -211,12 +217,12 @@ def create(location: Location, content: bytes) -> bool:
     draft = replace(location, path=str(Path(location.path).with_name(f".{uuid.uuid4().hex}")))
     write(draft, content)
     try:
-        Path(location.path).hardlink_to(draft.path)
-    except FileExistsError:
-        return False
+        with _explained(location, "written"), suppress(FileExistsError):
+            Path(location.path).hardlink_to(draft.path)
+            return True
     finally:
         delete(draft)
-    return True
+    return False
 
 
 def _write_local(path: Path, content: pa.Buffer | bytes) -> None:
@@ -242,15 +248,25 @@ def _write_and_rename(path: Path, content: pa.Buffer | bytes) -> None:
 
 
 def delete(location: Location) -> None:
-    """Delete a file; none is fine too."""
-    if location.filesystem.get_file_info(location.path).type == pafs.FileType.File:
-        location.filesystem.delete_file(location.path)
+    """Delete a file; none is fine too.
+
+    Raises:
+        OutputError: it is still there.
+    """
+    with _explained(location, "deleted"):
+        if location.filesystem.get_file_info(location.path).type == pafs.FileType.File:
+            location.filesystem.delete_file(location.path)
 
 
 def delete_directory(location: Location) -> None:
-    """Delete a directory and all in it; none is fine too."""
-    if location.filesystem.get_file_info(location.path).type == pafs.FileType.Directory:
-        location.filesystem.delete_dir(location.path)
+    """Delete a directory and all in it; none is fine too.
+
+    Raises:
+        OutputError: some of it is still there.
+    """
+    with _explained(location, "deleted"):
+        if location.filesystem.get_file_info(location.path).type == pafs.FileType.Directory:
+            location.filesystem.delete_dir(location.path)
 
 
 def sweep(directory: Location) -> None:
@@ -259,5 +275,6 @@ def sweep(directory: Location) -> None:
     A writer that is still alive, in another run of the job, writes again.
     """
     if isinstance(directory.filesystem, pafs.LocalFileSystem):
-        for path in Path(directory.path).rglob(f".*{TEMPORARY_SUFFIX}"):
-            path.unlink(missing_ok=True)
+        with _explained(directory, "cleared of temporary files"):
+            for path in Path(directory.path).rglob(f".*{TEMPORARY_SUFFIX}"):
+                path.unlink(missing_ok=True)

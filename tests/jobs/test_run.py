@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,40 @@ def test_a_failing_write_fails_the_run(make_job: MakeJob, tmp_path: Path) -> Non
     (tmp_path / "out" / "b.parquet" / ".keep").touch()
     with pytest.raises(JobError, match=r"b\.parquet: cannot be written .* run again to finish"):
         run(make_job())
+
+
+@pytest.mark.parametrize("size", [0, 7, 900])
+def test_a_part_that_lost_its_end_is_made_again(make_job: MakeJob, size: int) -> None:
+    job = make_job()
+    run(job)
+    before = part_bytes(job.output.path)
+    os.truncate(Path(job.output.path) / "a.parquet", size)
+    assert run(job).new_rows == 25
+    assert part_bytes(job.output.path) == before
+
+
+def test_a_file_of_somebody_else_in_the_place_of_a_part_is_never_overwritten(make_job: MakeJob) -> None:
+    job = make_job()
+    run(job)
+    pq.write_table(rows_of(0, 1), Path(job.output.path) / "a.parquet")
+    before = part_bytes(job.output.path)
+    with pytest.raises(OutputError, match=r"holds a\.parquet, which shardlabel did not write"):
+        run(job)
+    assert part_bytes(job.output.path) == before
+
+
+def test_a_torn_file_in_a_directory_that_no_job_claimed_is_never_overwritten(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.parquet").write_bytes(b"PAR1 somebody's")
+    with pytest.raises(OutputError, match=r"holds a\.parquet, which shardlabel did not write"):
+        run(make_job())
+
+
+def test_a_disk_that_is_full_when_a_run_begins_fails_the_run_and_not_the_request(make_job: MakeJob) -> None:
+    job = make_job()
+    run(job)
+    (Path(job.output.path) / "a.parquet").unlink()
+    shutil.rmtree(Path(job.output.path) / "_shardlabel")
+    (Path(job.output.path) / "_shardlabel").symlink_to("nowhere")  # nothing can be written there
+    with pytest.raises(JobError, match=r"manifest\.json: cannot be written .* run again to finish"):
+        run(job)
