@@ -15,10 +15,13 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+
+
 class InputConfig(Frozen):
     """Which shards to read."""
 
-    path: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    path: Annotated[tuple[PathText, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     """Files, directories or globs; local, or any URI of pyarrow.fs (s3://, gs://, …)."""
     columns: dict[str, str] = Field(default_factory=dict)
     """What the task calls a column -> its name in the shards; default: the same name."""
@@ -27,7 +30,7 @@ class InputConfig(Frozen):
 class OutputConfig(Frozen):
     """Where the parts go and what they keep."""
 
-    path: str
+    path: PathText
     """A directory, local or a URI of pyarrow.fs; it belongs to this job alone."""
     keep_columns: tuple[str, ...] | None = None
     """Input columns to keep; default: all."""
@@ -97,6 +100,34 @@ class JobConfig(Frozen):
         )
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and neither of what makes a job file say something else than it seems to."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Ten lines of aliases are a billion values, and one is a circle.
+        if self.check_event(yaml.AliasEvent):
+            msg = "a job file has no aliases, so write the value out"
+            raise yaml.composer.ComposerError(problem=msg, problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            problem = f"the key {twice[0]!r} stands twice"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError as error:
+        msg = "nested too deeply"
+        raise yaml.YAMLError(msg) from error
+    except ValueError as error:  # 2026-99-99 looks like a date
+        raise yaml.YAMLError(str(error)) from error
+
+
 def load_job(path: Path, overrides: list[str]) -> JobConfig:
     """Read a job file and apply `dotted.key=value` overrides, whose values are YAML.
 
@@ -104,7 +135,7 @@ def load_job(path: Path, overrides: list[str]) -> JobConfig:
         ConfigError: no such file, not YAML, an unknown key or a wrong value.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = _parse(path.read_text())
     except OSError as error:
         msg = f"{path}: cannot read the job file ({error.strerror}); give the path of a JOB.yaml"
         raise ConfigError(msg) from error
@@ -129,9 +160,9 @@ def _apply(content: dict[Any, Any], override: str) -> dict[Any, Any]:
         msg = f"{override!r}: expected an override of the form section.key=value, such as model.max_length=128"
         raise ConfigError(msg)
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _parse(value)
     except yaml.YAMLError as error:
-        msg = f"{override!r}: the value is not YAML"
+        msg = f"{override!r}: the value is not YAML ({' '.join(str(error).split())})"
         raise ConfigError(msg) from error
     return _replaced(content, key.split("."), parsed)
 

@@ -83,9 +83,17 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
 
 
 def read_fingerprint(output: Location) -> dict[str, Any] | None:
-    """What the directory was claimed for; None when it was not, or the manifest is lost."""
+    """What the directory was claimed for; None when it was not, or the manifest is lost.
+
+    Raises:
+        OutputError: it cannot be read or is none.
+    """
     content = storage.read_text(output.join(_MANIFEST))
-    return None if content is None else dict(json.loads(content)["fingerprint"])
+    try:
+        return None if content is None else dict(json.loads(content)["fingerprint"])
+    except (ValueError, TypeError, KeyError) as error:
+        msg = f"output.path: {output.join(_MANIFEST)} is no manifest; delete it, since the parts say whose they are"
+        raise OutputError(msg) from error
 
 
 def read_identities(output: Location) -> dict[str, PartIdentity | None]:

@@ -115,8 +115,11 @@ def read_identity(location: Location) -> PartIdentity | None:
         return None
     if _FOOTER_KEY not in metadata:
         return None
-    content = json.loads(metadata[_FOOTER_KEY])
-    return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))
+    try:
+        content = json.loads(metadata[_FOOTER_KEY])
+        return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def is_torn(location: Location) -> bool:

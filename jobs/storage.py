@@ -167,12 +167,19 @@ def _is_hidden(name: str) -> bool:
 
 
 def read_text(location: Location) -> str | None:
-    """The content of a small file; None when there is none."""
+    """The content of a small file of an output; None when there is none.
+
+    Raises:
+        OutputError: it cannot be read, because the output is a file perhaps.
+    """
     try:
         with location.filesystem.open_input_stream(location.path) as stream:
             return bytes(stream.read()).decode()
     except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"output.path: {location} cannot be read ({error}); give a directory of its own"
+        raise OutputError(msg) from error
 
 
 @contextmanager
