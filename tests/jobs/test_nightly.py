@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -27,7 +26,7 @@ LIBRARIES = ["tests.jobs.conftest", "inference.predictor", "transformers.models.
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[ForkServerContext]:
+def processes() -> ForkServerContext:
     """Where runs come from."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
