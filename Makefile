@@ -1,10 +1,11 @@
-# Two commands: `make demo` shows it, `make test` checks it. Both set up .venv first, and again when the pins change.
+# `make demo` shows it, `make test` checks it, `make faults` attacks it for an hour. Each sets up .venv first, and again
+# when the pins change.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit faults clean
 
 demo: .venv/installed
 	$(BIN)/python docs/demo/demo.py $(DEMO)
@@ -20,6 +21,9 @@ types: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest
+
+faults: .venv/installed
+	$(BIN)/python -m tests.faults --faults 200 --seed 7
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -18,6 +18,8 @@ from jobs.report import RunReport
 from jobs.run import run_job
 from jobs.status import OutputStatus, read_status
 
+_NUM_NAMES = 3
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -34,16 +36,17 @@ def run(
     ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove the parts of shards that vanished.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     """Label every row that is not labelled yet.
 
     Example: shardlabel run docs/demo/job.yaml model.max_length=128
     """
-    _run(job_file, overrides or [], as_json=as_json, debug=debug, retry_failed=False)
+    _run(job_file, overrides or [], as_json=as_json, debug=debug, prune=prune)
 
 
-def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, retry_failed: bool) -> None:
+def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, **how: bool) -> None:
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_handler(console)])
     logging.getLogger("jobs").setLevel(logging.INFO)
@@ -51,12 +54,12 @@ def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, re
     try:
         job = load_job(job_file, overrides)
         with RunProgress(console) as progress:
-            report = run_job(job, progress.start, progress.add, retry_failed=retry_failed)
+            report = run_job(job, progress.start, progress.add, **how)
     except ShardlabelError as error:
         if debug:
             raise
         _fail(console, error)
-    print(json.dumps(report.as_dict()) if as_json else _summary(report))
+    print(json.dumps(report.as_dict()) if as_json else _summary(report, is_pruned=how.get("prune", False)))
     if report.failed_shards:
         names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
         _fail(console, JobError(f"could not be read: {names}; everything else is done"))
@@ -112,7 +115,7 @@ def _fail(console: Console, error: ShardlabelError) -> None:
     raise typer.Exit(error.exit_status)
 
 
-def _summary(report: RunReport) -> str:
+def _summary(report: RunReport, *, is_pruned: bool) -> str:
     rows = f"{report.num_rows:,} ({report.new_rows:,} in this run)"
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
     lines = [
@@ -121,6 +124,12 @@ def _summary(report: RunReport) -> str:
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
     ]
+    if report.vanished_shards:
+        names = ", ".join(
+            [*report.vanished_shards[:_NUM_NAMES], *(["…"] if report.vanished_shards[_NUM_NAMES:] else [])]
+        )
+        what = "their parts were removed" if is_pruned else "their parts are still there, --prune removes them"
+        lines.append(f"vanished   {len(report.vanished_shards):,} shards ({names}); {what}")
     return "\n".join(lines)
 
 

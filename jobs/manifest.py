@@ -4,6 +4,7 @@ The parts are the truth (their footers say what they are); `_shardlabel/manifest
 """
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ class Committed:
     """Splits without a committed part, in the plan's order."""
     stale: tuple[str, ...]
     """Parts that this job once wrote for splits that its shards no longer have."""
+    vanished: dict[str, list[str]]
+    """Shards that the input no longer has, with their parts."""
 
 
 def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
@@ -57,7 +60,6 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
     found = next((identity for identity in identities.values() if identity is not None), None)
     if claimed is None and found is not None:
         fingerprint = _adopt(fingerprint, found.fingerprint, plan.output)
-    shards = {split.shard for split in plan.splits}
     parts = {split.part for split in plan.splits}
     for name, identity in identities.items():
         if identity is None:
@@ -76,10 +78,25 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
             records.append(identity.record)
         else:
             pending.append(split)
-    stale = (n for n, identity in identities.items() if identity and n not in parts and identity.shard in shards)
+    stale, vanished = _superfluous(plan, identities)
     return Committed(
-        fingerprint=fingerprint, records=tuple(records), pending=tuple(pending), stale=tuple(sorted(stale))
+        fingerprint=fingerprint, records=tuple(records), pending=tuple(pending), stale=tuple(stale), vanished=vanished
     )
+
+
+def _superfluous(plan: Plan, identities: dict[str, PartIdentity | None]) -> tuple[list[str], dict[str, list[str]]]:
+    """Our parts that no split wants: those of shards that were cut otherwise, and those of shards that vanished."""
+    shards, parts = {split.shard for split in plan.splits}, {split.part for split in plan.splits}
+    unreadable = {shard.name for shard in plan.bad_shards}  # there, but broken now; they may be mended
+    stale, vanished = list[str](), dict[str, list[str]]()
+    for name, identity in sorted(identities.items()):
+        if identity is None or name in parts:
+            continue
+        if identity.shard in shards:
+            stale.append(name)
+        elif identity.shard not in unreadable:
+            vanished.setdefault(identity.shard, []).append(name)
+    return stale, vanished
 
 
 def read_fingerprint(output: Location) -> dict[str, Any] | None:
@@ -155,7 +172,7 @@ def is_complete(output: Location) -> bool:
     return storage.read_text(output.join(_SUCCESS)) is not None
 
 
-def finish(output: Location, stale: tuple[str, ...], report: dict[str, Any], *, is_complete: bool) -> None:
+def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is_complete: bool) -> None:
     """Remove stale parts, leave the report, and last of all the sign that the output is complete."""
     for name in stale:
         storage.delete(output.join(name))

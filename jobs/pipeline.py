@@ -168,15 +168,20 @@ def _start_local_ray(max_actors: int) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727) ...
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _muted_stderr():  # ... and Ray's core prints a line about that variable.
-        ray.init(
-            address="local",
-            # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
-            num_cpus=max_actors + available_cpus(),
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+    try:
+        with _muted_stderr():  # ... and Ray's core prints a line about that variable.
+            ray.init(
+                address="local",
+                # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
+                num_cpus=max_actors + available_cpus(),
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        msg = f"a local Ray did not start ({reason}); run again, or use run.executor=local"
+        raise JobError(msg) from error
 
 
 @contextmanager

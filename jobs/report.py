@@ -30,6 +30,8 @@ class RunReport:
     output: str
     failed_shards: dict[str, str]
     """Shard -> why it could not be read."""
+    vanished_shards: list[str]
+    """Shards that the input no longer has; their parts are not in the counts above."""
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""

@@ -23,6 +23,7 @@ def run_job(
     on_record: Callable[[PartRecord], None],
     *,
     retry_failed: bool = False,
+    prune: bool = False,
 ) -> RunReport:
     """Label every split that is not committed yet.
 
@@ -31,6 +32,7 @@ def run_job(
         on_start: called once, when it is known what there is to do.
         on_record: called for every split that is done, or whose shard could not be read.
         retry_failed: label the splits that have failed rows again.
+        prune: in the end, remove the parts of shards that the input no longer has.
 
     Raises:
         ShardlabelError: the request is wrong, or the run failed; the parts written until then stay and count.
@@ -66,11 +68,13 @@ def run_job(
         executor=job.run.executor,
         output=job.output.path,
         failed_shards=failed,
+        vanished_shards=list(committed.vanished),
     )
     limit.finish()
-    if committed.pending or committed.stale or not manifest.is_complete(plan.output):
+    doomed = [*committed.stale, *(part for parts in committed.vanished.values() for part in parts if prune)]
+    if committed.pending or doomed or not manifest.is_complete(plan.output):
         with _fails_the_run():
-            manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=not failed)
+            manifest.finish(plan.output, doomed, report.as_dict(), is_complete=not failed)
     return report
 
 

@@ -71,13 +71,13 @@ def make_job(shards: Path, tmp_path: Path, single_label: Path) -> MakeJob:
     return make
 
 
-def run(job: JobConfig) -> RunReport:
+def run(job: JobConfig, *, prune: bool = False) -> RunReport:
     """Run a job without a progress line."""
 
     def start(plan: Plan, committed: Committed) -> None:
         assert len(plan.splits) == len(committed.pending) + len(committed.records)
 
-    return run_job(job, start, lambda _: None)
+    return run_job(job, start, lambda _: None, prune=prune)
 
 
 def read_parts(output: str) -> list[dict[str, Any]]:

@@ -320,5 +320,46 @@ def test_a_disk_that_is_full_when_a_run_begins_fails_the_run_and_not_the_request
     (Path(job.output.path) / "a.parquet").unlink()
     shutil.rmtree(Path(job.output.path) / "_shardlabel")
     (Path(job.output.path) / "_shardlabel").symlink_to("nowhere")  # nothing can be written there
-    with pytest.raises(JobError, match=r"manifest\.json: cannot be written .* run again to finish"):
+    with pytest.raises(JobError, match=r"_shardlabel/.* cannot be written .* run again to finish"):
         run(job)
+
+
+def test_a_shard_that_vanished_is_reported_and_its_parts_go_when_they_are_told_to(
+    make_job: MakeJob, shards: Path
+) -> None:
+    job = make_job(run={"split_rows": 10})
+    run(job)
+    before = part_bytes(job.output.path)
+    (shards / "a.parquet").unlink()
+    report = run(job)
+    assert (report.vanished_shards, report.num_rows, report.num_parts) == (["a.parquet"], 20, 3)
+    assert part_bytes(job.output.path) == before
+    assert run(job, prune=True).vanished_shards == ["a.parquet"]
+    assert part_bytes(job.output.path) == {name: part for name, part in before.items() if not name.startswith("a-")}
+    assert run(job).vanished_shards == []
+    assert (Path(job.output.path) / "_SUCCESS").exists()
+
+
+def test_the_parts_of_a_shard_that_cannot_be_read_any_more_are_not_pruned(make_job: MakeJob, shards: Path) -> None:
+    job = make_job()
+    run(job)
+    before = part_bytes(job.output.path)
+    (shards / "b.parquet").write_bytes(b"not Parquet at all")
+    report = run(job, prune=True)
+    assert (list(report.failed_shards), report.vanished_shards) == (["b.parquet"], [])
+    assert part_bytes(job.output.path) == before
+
+
+def test_pruning_leaves_everything_that_is_no_part(make_job: MakeJob, shards: Path) -> None:
+    job = make_job()
+    run(job)
+    (Path(job.output.path) / "deep" / "_notes.txt").write_text("mine")
+    (shards / "deep" / "c d.parquet").unlink()
+    run(job, prune=True)
+    assert sorted(path.name for path in Path(job.output.path).rglob("*.*")) == [
+        "_notes.txt",
+        "a.parquet",
+        "b.parquet",
+        "manifest.json",
+        "report.json",
+    ]
