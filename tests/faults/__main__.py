@@ -39,13 +39,16 @@ def main(arguments: list[str]) -> int:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     print(f"\n{table(faults)}\n\n{len(faults)} faults, seed {options.seed}, {time.monotonic() - started:.0f} s")
-    return int(any(fault.findings for fault in faults))
+    return int(any(fault.findings or fault.differences for fault in faults))
 
 
 def _play(campaign: Campaign, episode: list[Fault]) -> list[Fault]:
     campaign.run_episode(episode)
-    for finding in episode[0].findings:
-        print(f"faults {episode[0].number} to {episode[-1].number}: {finding}", flush=True)
+    for difference in episode[0].differences:
+        print(f"faults {episode[0].number} to {episode[-1].number}: {difference}", flush=True)
+    for fault in episode:
+        for finding in fault.findings:
+            print(f"fault {fault.number}: {finding}", flush=True)
     return episode
 
 

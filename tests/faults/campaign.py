@@ -36,6 +36,9 @@ class Fault:
     hit: str = ""
     reruns: int = 0
     findings: list[str] = field(default_factory=list)
+    """What a run did after it that no run may do."""
+    differences: list[str] = field(default_factory=list)
+    """What is wrong with the output that it was one of the faults of."""
 
 
 def plan(seed: int, num_faults: int, executors: Sequence[str], *, has_disk: bool) -> list[list[Fault]]:
@@ -73,11 +76,11 @@ class Campaign:
             raise RuntimeError(msg)
 
     def run_episode(self, faults: list[Fault]) -> None:
-        """Disturb one output until it is done, and note what is wrong with it in its faults' findings."""
+        """Disturb one output until it is done, and note in its faults what is wrong with it."""
         self._num_outputs += 1
         output = self.disk.path / f"out-{self._num_outputs}"
         waiting, last = list(faults), faults[0]
-        findings: list[str] = []
+        differences: list[str] = []
         max_runs = 3 + 2 * len(faults)
         for _ in range(max_runs):
             while waiting and waiting[0].kind.between_runs and parts_of(output):
@@ -85,7 +88,7 @@ class Campaign:
                 last.hit = last.kind.apply(self._scene(last, output))
                 print(_line(last, output))
             status, last, messages = self._run_once(output, waiting, last)
-            findings += _judge(status, messages, last)
+            last.findings += _judge(status, messages)
             if status == 0 and not waiting:
                 break
             if status == 0 and not waiting[0].kind.between_runs:
@@ -93,13 +96,13 @@ class Campaign:
                 waiting[0].moment *= 0.5  # it came too late
             last.reruns += status != 0
         else:
-            findings.append(f"not done after {max_runs} runs")
-        findings += State.of(output).differences(self.expected)
+            differences.append(f"not done after {max_runs} runs")
+        differences += State.of(output).differences(self.expected)
         orphans = processes.wait_until_gone(self.nodes.pids, _ORPHAN_SECONDS)
-        findings += [f"still there {_ORPHAN_SECONDS:.0f} s later: {orphan.command[:60]}" for orphan in orphans]
-        findings += [f"left behind: {name}" for name in leftovers(output)]
+        differences += [f"still there {_ORPHAN_SECONDS:.0f} s later: {orphan.command[:60]}" for orphan in orphans]
+        differences += [f"left behind: {name}" for name in leftovers(output)]
         for fault in faults:
-            fault.findings = findings
+            fault.differences = differences
         shutil.rmtree(output)
 
     def _run_once(self, output: Path, waiting: list[Fault], last: Fault) -> tuple[int | None, Fault, str]:
@@ -139,15 +142,15 @@ def _wait_for_moment(run: Run, output: Path, fault: Fault, started: float) -> bo
     return run.wait_for(output, present + int(fault.moment * (NUM_PARTS - present)), fault.moment % 0.1)
 
 
-def _judge(status: int | None, messages: str, last: Fault) -> list[str]:
+def _judge(status: int | None, messages: str) -> list[str]:
     """What a run may not do: hang, call the request wrong, or show a traceback."""
     findings = []
     if status is None:
-        findings.append(f"hung for {RUN_SECONDS:.0f} s after fault {last.number}")
+        findings.append(f"hung for {RUN_SECONDS:.0f} s")
     if status == 2:
-        findings.append(f"status 2 after fault {last.number}: {messages[-300:]}")
+        findings.append(f"status 2: {messages[-300:]}")
     if "Traceback" in messages:
-        findings.append(f"a traceback after fault {last.number}: {messages[-300:]}")
+        findings.append(f"a traceback: {messages[-300:]}")
     return findings
 
 

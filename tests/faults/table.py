@@ -11,8 +11,8 @@ _PLACES = {"local": "in process", "ray": "Ray of its own", "cluster": "Ray clust
 def table(faults: Sequence[Fault]) -> str:
     """One line per kind and executor."""
     lines = [
-        "| fault | where | faults | the run went on | runs again | output |",
-        "|---|---|---:|---:|---:|---|",
+        "| fault | where | faults | the run went on | runs again | output | hangs, tracebacks, status 2 |",
+        "|---|---|---:|---:|---:|---|---:|",
     ]
     for kind in KINDS:
         for executor in EXECUTORS:
@@ -24,6 +24,7 @@ def table(faults: Sequence[Fault]) -> str:
 
 def _counts(faults: Sequence[Fault]) -> str:
     went_on = sum(fault.reruns == 0 for fault in faults)
-    bad = sum(bool(fault.findings) for fault in faults)
-    outcome = f"{bad} with findings" if bad else "identical"
-    return f"{len(faults)} | {went_on} | {sum(fault.reruns for fault in faults)} | {outcome}"
+    wrong = sum(bool(fault.differences) for fault in faults)
+    outcome = f"{wrong} differ" if wrong else "identical"
+    findings = sum(len(fault.findings) for fault in faults)
+    return f"{len(faults)} | {went_on} | {sum(fault.reruns for fault in faults)} | {outcome} | {findings}"
