@@ -160,7 +160,9 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
     What a process that is killed has noted is what remains of it.
     """
     for number in range(max_attempts):
-        note = output.join(f"{_ATTEMPTS}/{part}.{number}")
+        note = output.join(
+            f"{_ATTEMPTS}/{part.replace('/', '%2F')}.{number}"
+        )  # flat: not every store nests empty files
         if storage.read_text(note) is None:
             storage.write(note, b"")
             return True
