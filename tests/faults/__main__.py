@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
                 episodes = [each for each in episodes if options.only in {fault.number for fault in each}]
             print(f"seed {options.seed}: {sum(map(len, episodes))} faults on {len(episodes)} outputs", flush=True)
             faults = [fault for episode in episodes for fault in _play(campaign, episode)]
+            campaign.disk.close()
     finally:
         shutil.rmtree(root, ignore_errors=True)
     print(f"\n{table(faults)}\n\n{len(faults)} faults, seed {options.seed}, {time.monotonic() - started:.0f} s")

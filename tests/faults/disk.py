@@ -41,6 +41,11 @@ class Disk:
         if self.is_mounted:
             self._mount("-t", "tmpfs", "-o", f"size={_BYTES}", "campaign")
 
+    def close(self) -> None:
+        """Unmount it, so that its folder can be removed; lazily, for a job that still writes."""
+        if self.is_mounted:
+            subprocess.run(["umount", "--lazy", str(self.path)], check=True)  # noqa: S607
+
     def fill(self, left: int) -> None:
         """Leave so many bytes."""
         free = os.statvfs(self.path)
