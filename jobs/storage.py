@@ -222,7 +222,8 @@ def create(location: Location, content: bytes) -> bool:
         return True
     # As hidden as what `write` leaves behind when killed, but not swept away by a run that ends meanwhile.
     draft = replace(location, path=str(Path(location.path).with_name(f".{uuid.uuid4().hex}")))
-    write(draft, content)
+    with _explained(location, "written"):
+        _write_local(Path(draft.path), content)
     try:
         with _explained(location, "written"), suppress(FileExistsError):
             Path(location.path).hardlink_to(draft.path)

@@ -307,3 +307,15 @@ def test_a_bad_checkpoint_is_refused(
     assert not (tmp_path / "owned").exists()
     assert not list(world.out.rglob("*.parquet"))
     assert not (world.out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_fail_every_row_and_so_the_run(
+    single_label: Path, tmp_path: Path, value: float
+) -> None:
+    world = World(tmp_path, single_label)
+    weights(lambda w: w["classifier.bias"].fill_(value))(world.own_checkpoint())
+    result = world.run()
+    assert "not finite" in refusal(result)
+    assert result.exit_code == 1
+    assert not (world.out / "_SUCCESS").exists()
