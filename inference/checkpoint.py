@@ -190,7 +190,7 @@ def _labels(config: dict[str, Any], name: str) -> tuple[str, ...]:
 
 def _max_length(model: ModelConfig, config: dict[str, Any], path: Path) -> int:
     tokenizer_limit = _tokenizer_limit(path)
-    position_limit = _position_limit(config)
+    position_limit = _position_limit(config, path)
     limits = [limit for limit in (tokenizer_limit, position_limit) if limit is not None]
     relative = config.get("model_type") in _RELATIVE_POSITIONS
     if model.max_length is None:
@@ -209,14 +209,23 @@ def _max_length(model: ModelConfig, config: dict[str, Any], path: Path) -> int:
 def _tokenizer_limit(path: Path) -> int | None:
     file = path / "tokenizer_config.json"
     limit = _read_json(file).get("model_max_length") if file.exists() else None
-    return int(limit) if limit is not None and limit < _NO_LIMIT else None
+    number = _number(limit, "model_max_length", file)
+    return int(number) if number is not None and number < _NO_LIMIT else None
 
 
-def _position_limit(config: dict[str, Any]) -> int | None:
+def _position_limit(config: dict[str, Any], path: Path) -> int | None:
     family = config.get("model_type")
     positions = config.get("max_position_embeddings")
     if positions is None or family in _RELATIVE_POSITIONS:
         return None
     pad_token_id = config.get("pad_token_id")
     pad_token_id = 1 if pad_token_id is None else pad_token_id
-    return int(positions) - (pad_token_id + 1 if family in _OFFSET_POSITIONS else 0)
+    limit = _number(positions, "max_position_embeddings", path / "config.json") or 0
+    return int(limit) - (pad_token_id + 1 if family in _OFFSET_POSITIONS else 0)
+
+
+def _number(value: Any, key: str, file: Path) -> float | None:
+    if value is None or isinstance(value, int | float):
+        return value
+    msg = f"model.name: {key} in {file} is {value!r}, expected a number"
+    raise ModelError(msg)

@@ -228,7 +228,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(checkpoint.path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         msg = f"model.name: {checkpoint.path} has no tokenizer that loads ({reason})"
         raise ModelError(msg) from error

@@ -284,16 +284,9 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-NOT_YET = {"a tokenizer that is a list", "a length that is a word", "positions that are a word"}
-"""A TypeError or ValueError of `inference.checkpoint` or `inference.tokenization` comes out as it is."""
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [
-        pytest.param(*case, id=name, marks=[pytest.mark.xfail(reason="a traceback", strict=True)] * (name in NOT_YET))
-        for name, case in CHECKPOINTS.items()
-    ],
+    [pytest.param(*case, id=name) for name, case in CHECKPOINTS.items()],
 )
 def test_a_bad_checkpoint_is_refused(
     spoil: Callable[[Path], object], message: str, single_label: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
