@@ -114,8 +114,16 @@ def read_fingerprint(output: Location) -> dict[str, Any] | None:
 
 
 def read_identities(output: Location) -> dict[str, PartIdentity | None]:
-    """Every Parquet file by its name, with what its footer says; None is a file of somebody else."""
-    names = [name for name, _ in storage.find(output)]
+    """Every Parquet file by its name, with what its footer says; None is a file of somebody else.
+
+    Raises:
+        OutputError: the directory or a footer cannot be read.
+    """
+    try:
+        names = [name for name, _ in storage.find(output)]
+    except OSError as error:
+        msg = f"output.path: {output} cannot be listed ({error}); check permissions and credentials"
+        raise OutputError(msg) from error
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         return dict(zip(names, pool.map(lambda name: read_identity(output.join(name)), names), strict=True))
 

@@ -108,10 +108,15 @@ def _commonest(errors: pa.ChunkedArray) -> dict[str, int]:
 
 
 def read_identity(location: Location) -> PartIdentity | None:
-    """The identity in a file's footer; None when it is not one of our parts."""
+    """The identity in a file's footer; None when it is not one of our parts.
+
+    Raises:
+        OutputError: its store does not answer, which says nothing of whose the file is.
+    """
     try:
         metadata = pq.read_metadata(location.path, filesystem=location.filesystem).metadata or {}
     except (pa.ArrowException, OSError):
+        storage.check_reachable(location)
         return None
     if _FOOTER_KEY not in metadata:
         return None

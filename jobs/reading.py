@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from inference.errors import InputError
 from jobs.shards import UNREADABLE, Split
 from jobs.storage import Location
+from jobs.stores import mtime_ns
 
 # A cut row group is read through buffers of this size, one per column, lest its column chunks are in memory whole.
 _BUFFER_BYTES = 4 * 2**20
@@ -24,9 +24,7 @@ def read_split(split: Split, schema: pa.Schema) -> pa.Table:
     location = Location(split.uri, split.path)
     try:
         info = location.filesystem.get_file_info(location.path)
-        # A store may list milliseconds and answer about one object in whole seconds (rclone 1.75 does).
-        tolerance = 0 if isinstance(location.filesystem, LocalFileSystem) else 10**9
-        if info.size != split.size or abs((info.mtime_ns or 0) - split.mtime_ns) > tolerance:
+        if (info.size, mtime_ns(location.filesystem, info)) != (split.size, split.mtime_ns):
             what = "changed" if info.is_file else "vanished"
             msg = f"shard {split.shard}: {what} since it was listed; run again"
             raise InputError(msg)

@@ -18,6 +18,7 @@ from pyarrow.fs import FileInfo
 from inference.errors import ConfigError, InputError
 from jobs import storage
 from jobs.storage import Location
+from jobs.stores import mtime_ns
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
         name=name,
         location=location,
         size=info.size or 0,
-        mtime_ns=info.mtime_ns or 0,
+        mtime_ns=mtime_ns(location.filesystem, info),
         schema=schema,
         row_groups=row_groups,
         error=reason,

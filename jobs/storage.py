@@ -15,10 +15,10 @@ from typing import Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.utils import glob_translate
 
-from inference.errors import InputError, OutputError
+from inference.errors import OutputError
+from jobs import stores
 
 TEMPORARY_SUFFIX = ".shardlabel-tmp"
 """How the names of unfinished local files end; a killed writer leaves one behind."""
@@ -46,15 +46,16 @@ class Location:
         return replace(self, path=f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        """The path, with the scheme where there is one."""
-        scheme, separator, _ = self.uri.rpartition("://")
-        return f"{scheme}{separator}{self.path}"
+        """The path, with the scheme where there is one; the options of a URI are left out."""
+        scheme, separator, _ = self.uri.partition("://")
+        return f"{scheme}://{self.path}" if separator else self.path
 
 
 def locate(uri: str) -> Location:
     """The place that a local path or a URI names.
 
     Raises:
+        ConfigError: the URI holds credentials.
         InputError: the URI's scheme is unknown or its store cannot be opened.
     """
     return Location(uri, _open(uri)[1])
@@ -64,12 +65,7 @@ def locate(uri: str) -> Location:
 def _open(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), Path(uri).expanduser().absolute().as_posix()
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        msg = f"{uri}: cannot be opened ({error}); expected a local path or a URI such as s3://bucket/folder"
-        raise InputError(msg) from error
-    return filesystem, path.rstrip("/")
+    return stores.open_store(uri)
 
 
 def overlap(one: Location, other: Location) -> bool:
@@ -122,10 +118,13 @@ def _list(filesystem: pafs.FileSystem, directory: str) -> list[pafs.FileInfo]:
 
 
 def _glob(filesystem: pafs.FileSystem, root: str, pattern: str) -> list[pafs.FileInfo]:
-    if isinstance(filesystem, pafs.LocalFileSystem):  # pathlib does not follow links for `**`, fsspec goes in circles
-        matches = _each_once(str(path) for path in Path(root).glob(pattern[len(root) :].strip("/")))
-    else:
-        matches = ArrowFSWrapper(filesystem).glob(pattern)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        # One listing, 1,000 names a request on S3: to ask for every match would be one request each.
+        finds = re.compile(glob_translate(pattern)).match
+        infos = _list(filesystem, root)
+        return [info for info in infos if any(finds(str(p)) for p in (info.path, *PurePosixPath(info.path).parents))]
+    # pathlib does not follow links for `**`, fsspec goes in circles
+    matches = _each_once(str(path) for path in Path(root).glob(pattern[len(root) :].strip("/")))
     infos = filesystem.get_file_info(matches)
     below = [inner for info in infos if info.type == pafs.FileType.Directory for inner in _list(filesystem, info.path)]
     return [*infos, *below]
@@ -187,8 +186,18 @@ def _explained(location: Location, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        msg = f"{location}: cannot be {verb} ({error}); check space, permissions and credentials"
+        msg = f"{location}: cannot be {verb} ({' '.join(str(error).split())}); check space, permissions and credentials"
         raise OutputError(msg) from error
+
+
+def check_reachable(location: Location) -> None:
+    """Ask the store for a file, there or not.
+
+    Raises:
+        OutputError: there is no answer.
+    """
+    with _explained(location, "read"):
+        location.filesystem.get_file_info(location.path)
 
 
 def write(location: Location, content: pa.Buffer | bytes) -> None:
@@ -204,8 +213,7 @@ def write(location: Location, content: pa.Buffer | bytes) -> None:
         if isinstance(location.filesystem, pafs.LocalFileSystem):
             _write_local(Path(location.path), content)
         else:
-            with location.filesystem.open_output_stream(location.path) as stream:
-                stream.write(content)
+            stores.upload(location.filesystem, location.path, content)
 
 
 def create(location: Location, content: bytes) -> bool:
@@ -261,9 +269,10 @@ def delete(location: Location) -> None:
     Raises:
         OutputError: it is still there.
     """
+    filesystem, path = location.filesystem, location.path
     with _explained(location, "deleted"):
-        if location.filesystem.get_file_info(location.path).type == pafs.FileType.File:
-            location.filesystem.delete_file(location.path)
+        if filesystem.get_file_info(path).type == pafs.FileType.File:
+            stores.delete_file(filesystem, path)
 
 
 def delete_directory(location: Location) -> None:
@@ -274,7 +283,7 @@ def delete_directory(location: Location) -> None:
     """
     with _explained(location, "deleted"):
         if location.filesystem.get_file_info(location.path).type == pafs.FileType.Directory:
-            location.filesystem.delete_dir(location.path)
+            stores.delete_directory(location.filesystem, location.path)
 
 
 def sweep(directory: Location) -> None:

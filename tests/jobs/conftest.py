@@ -15,6 +15,7 @@ from jobs.plan import Plan
 from jobs.report import RunReport
 from jobs.run import run_job
 from tests.conftest import RAGGED_TEXTS
+from tests.jobs.s3_server import ENVIRONMENT, Store, serve
 
 ROWS_PER_SHARD = {"a.parquet": 25, "b.parquet": 7, "deep/c d.parquet": 13}
 
@@ -39,7 +40,27 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def store_credentials() -> Iterator[None]:
+    """The environment of a user of the S3 server; Ray's workers have that of the moment in which Ray was started."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def store(store_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:  # noqa: ARG001
+    """One S3 server for all tests; each makes a bucket of its own. The bucket `pages` holds 1,101 objects."""
+    root = tmp_path_factory.mktemp("s3") / "buckets"
+    (root / "pages" / "in" / "deep").mkdir(parents=True)
+    for name in (*(f"{i:04d}" for i in range(1100)), "deep/last"):
+        (root / "pages" / "in" / f"{name}.parquet").write_bytes(b"1")
+    with serve(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def local_ray(store_credentials: None) -> Iterator[None]:  # noqa: ARG001 - needed in the environment
     """One Ray for all tests that want it: 4 logical CPUs, for two Predictors and the tasks around them."""
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     os.environ["RAY_AUTH_MODE"] = "disabled"
