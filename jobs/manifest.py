@@ -11,6 +11,7 @@ from typing import Any
 
 from inference.errors import FingerprintError, OutputError
 from jobs import storage
+from jobs.listing import find
 from jobs.parts import PartIdentity, PartRecord, is_torn, read_identity
 from jobs.plan import Plan
 from jobs.shards import Split
@@ -37,6 +38,8 @@ class Committed:
     """Splits without a committed part, in the plan's order."""
     stale: tuple[str, ...]
     """Parts that this job once wrote for splits that its shards no longer have."""
+    identities: dict[str, PartIdentity | None]
+    """Of every Parquet file of the directory."""
     vanished: dict[str, list[str]]
     """Shards that the input no longer has, with their parts."""
 
@@ -80,7 +83,12 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
             pending.append(split)
     stale, vanished = _superfluous(plan, identities)
     return Committed(
-        fingerprint=fingerprint, records=tuple(records), pending=tuple(pending), stale=tuple(stale), vanished=vanished
+        fingerprint=fingerprint,
+        records=tuple(records),
+        pending=tuple(pending),
+        stale=tuple(stale),
+        identities=identities,
+        vanished=vanished,
     )
 
 
@@ -120,7 +128,7 @@ def read_identities(output: Location) -> dict[str, PartIdentity | None]:
         OutputError: the directory or a footer cannot be read.
     """
     try:
-        names = [name for name, _ in storage.find(output)]
+        names = [name for name, _ in find(output)]
     except OSError as error:
         msg = f"output.path: {output} cannot be listed ({error}); check permissions and credentials"
         raise OutputError(msg) from error

@@ -114,14 +114,26 @@ def read_identity(location: Location) -> PartIdentity | None:
         OutputError: its store does not answer, which says nothing of whose the file is.
     """
     try:
-        metadata = pq.read_metadata(location.path, filesystem=location.filesystem).metadata or {}
+        metadata = pq.read_metadata(location.path, filesystem=location.filesystem)
     except (pa.ArrowException, OSError):
         storage.check_reachable(location)
         return None
-    if _FOOTER_KEY not in metadata:
-        return None
+    return _identity(metadata)
+
+
+def parse_part(content: bytes) -> tuple[PartIdentity, pq.ParquetFile] | None:
+    """The identity and the rows of a part whose bytes were read; None when it is not one of ours."""
     try:
-        content = json.loads(metadata[_FOOTER_KEY])
+        file = pq.ParquetFile(pa.BufferReader(content))
+    except pa.ArrowException:
+        return None
+    identity = _identity(file.metadata)
+    return None if identity is None else (identity, file)
+
+
+def _identity(metadata: pq.FileMetaData) -> PartIdentity | None:
+    try:
+        content = json.loads((metadata.metadata or {})[_FOOTER_KEY])
         return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))
     except (ValueError, TypeError, KeyError):
         return None

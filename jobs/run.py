@@ -9,6 +9,7 @@ from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
 from jobs import manifest
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
+from jobs.index import Index
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work
 from jobs.plan import Plan, make_plan
@@ -40,6 +41,7 @@ def run_job(
     started = time.perf_counter()
     plan = make_plan(job)
     committed = manifest.read_committed(plan, retry_failed=retry_failed)
+    index = Index(plan.output, plan.splits, committed.pending, committed.identities)
     on_start(plan, committed)
     new: list[PartRecord] = []
     num_rows = sum(split.num_rows for split in plan.splits)
@@ -52,10 +54,13 @@ def run_job(
             fingerprint = work.origin.fingerprint
             with _fails_the_run():
                 manifest.begin(plan.output, fingerprint)
+                index.begin()
             for record in _execute(executor, committed, work):
                 on_record(record)
                 if record.error is None:
                     new.append(record)
+                    with _fails_the_run():
+                        index.add(record.part)
                     limit.add(record)
                 else:
                     failed[record.part] = record.error
@@ -70,10 +75,15 @@ def run_job(
         failed_shards=failed,
         vanished_shards=list(committed.vanished),
     )
+    pruned = committed.vanished if prune else {}
+    with _fails_the_run():
+        index.remove(pruned)
+        index.publish()
     limit.finish()
-    doomed = [*committed.stale, *(part for parts in committed.vanished.values() for part in parts if prune)]
+    doomed = [*committed.stale, *(part for parts in pruned.values() for part in parts)]
     if committed.pending or doomed or not manifest.is_complete(plan.output):
         with _fails_the_run():
+            index.drop_copies()
             manifest.finish(plan.output, doomed, report.as_dict(), is_complete=not failed)
     return report
 

@@ -17,6 +17,7 @@ from pyarrow.fs import FileInfo
 
 from inference.errors import ConfigError, InputError
 from jobs import storage
+from jobs.listing import find
 from jobs.storage import Location
 from jobs.stores import mtime_ns
 
@@ -87,7 +88,7 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
     found: dict[str, tuple[Location, FileInfo]] = {}
     for path in paths:
         try:
-            files = storage.find(storage.locate(path))
+            files = find(storage.locate(path))
         except (OSError, ValueError) as error:  # a pattern such as `**x` is a ValueError
             msg = f"input.path: {path} cannot be listed ({error}); check the path, permissions and credentials"
             raise InputError(msg) from error

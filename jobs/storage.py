@@ -1,4 +1,4 @@
-"""Where bytes live: local paths and every URI that pyarrow.fs understands, listed and written the same way.
+"""Where bytes live: local paths and every URI that pyarrow.fs understands, read and written the same way.
 
 A file appears under its final name whole or not at all.
 """
@@ -90,93 +90,32 @@ def _real_path(place: Location) -> PurePosixPath:
     return PurePosixPath(os.path.realpath(place.path) if is_local else place.path)
 
 
-def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
-    """Files that a file, a directory or a glob names, each with its name below that directory, sorted by it.
-
-    Names with a part that starts with `.` or `_` are left out, as Spark and Hive do, unless the location is the file.
-    A glob that matches directories names the files in them.
-    """
-    filesystem, path = location.filesystem, location.path
-    info = filesystem.get_file_info(path)
-    if info.type == pafs.FileType.File:
-        return [(info.base_name, info)]
-    root = path
-    if info.type == pafs.FileType.NotFound and (wildcard := min((path.find(c) for c in "*?[" if c in path), default=0)):
-        root = path[:wildcard].rpartition("/")[0]
-        infos = _glob(filesystem, root, path)
-    else:
-        infos = _list(filesystem, path)
-    files = {info.path[len(root) :].lstrip("/"): info for info in infos if info.type != pafs.FileType.Directory}
-    return [(name, files[name]) for name in sorted(files) if not _is_hidden(name)]
-
-
-def _list(filesystem: pafs.FileSystem, directory: str) -> list[pafs.FileInfo]:
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        infos: list[pafs.FileInfo] = filesystem.get_file_info(_each_once(_walk(directory)))
-        return infos
-    return list(filesystem.get_file_info(pafs.FileSelector(directory, recursive=True, allow_not_found=True)))
-
-
-def _glob(filesystem: pafs.FileSystem, root: str, pattern: str) -> list[pafs.FileInfo]:
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        # One listing, 1,000 names a request on S3: to ask for every match would be one request each.
-        finds = re.compile(glob_translate(pattern)).match
-        infos = _list(filesystem, root)
-        return [info for info in infos if any(finds(str(p)) for p in (info.path, *PurePosixPath(info.path).parents))]
-    # pathlib does not follow links for `**`, fsspec goes in circles
-    matches = _each_once(str(path) for path in Path(root).glob(pattern[len(root) :].strip("/")))
-    infos = filesystem.get_file_info(matches)
-    below = [inner for info in infos if info.type == pafs.FileType.Directory for inner in _list(filesystem, info.path)]
-    return [*infos, *below]
-
-
-def _walk(root: str) -> Iterator[str]:
-    """Files below a local directory; a linked directory after the others, and none of them twice: so a circle ends."""
-    above = os.path.realpath(root)
-    seen, queue = set[str](), [root]
-    for top in queue:  # which grows
-        for directory, names, files in os.walk(top, onerror=_raise):
-            real = os.path.realpath(directory)
-            if real in seen or (real != above and Path(above).is_relative_to(real)):
-                names.clear()
-                continue
-            seen.add(real)
-            queue += [str(path) for name in sorted(names) if (path := Path(directory, name)).is_symlink()]
-            yield from (str(Path(directory, name)) for name in files)
-
-
-def _each_once(paths: Iterable[str]) -> list[str]:
-    """The paths without links to files that are among them anyway."""
-    are_links = {path: Path(path).is_symlink() for path in paths}
-    if not any(are_links.values()):
-        return list(are_links)
-    found = {os.path.realpath(path) for path, is_link in are_links.items() if not is_link}
-    return [path for path, is_link in are_links.items() if not is_link or os.path.realpath(path) not in found]
-
-
-def _raise(error: OSError) -> None:
-    """What os.walk would pass over: a directory that may not be listed holds rows all the same."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
-
-
-def _is_hidden(name: str) -> bool:
-    """Spark's rule: a Hive partition whose key starts with `_` is not hidden."""
-    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))
-
-
-def read_text(location: Location) -> str | None:
-    """The content of a small file of an output; None when there is none.
+def read_bytes(location: Location) -> bytes | None:
+    """The content of a file of an output, in one request; None when there is none.
 
     Raises:
         OutputError: it cannot be read, because the output is a file perhaps.
     """
     try:
-        with location.filesystem.open_input_stream(location.path) as stream:
-            return bytes(stream.read()).decode()
+        with location.filesystem.open_input_stream(location.path, compression=None) as stream:
+            return bytes(stream.read())
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        msg = f"output.path: {location} cannot be read ({error}); give a directory of its own"
+        raise OutputError(msg) from error
+
+
+def read_text(location: Location) -> str | None:
+    """The content of a small text file of an output; None when there is none.
+
+    Raises:
+        OutputError: it cannot be read, or is no text.
+    """
+    content = read_bytes(location)
+    try:
+        return None if content is None else content.decode()
+    except UnicodeDecodeError as error:
         msg = f"output.path: {location} cannot be read ({error}); give a directory of its own"
         raise OutputError(msg) from error
 

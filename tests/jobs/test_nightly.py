@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.config import JobConfig
+from jobs.reader import read_shards
 from tests.jobs.conftest import part_bytes, read_parts, rows_of, run
 
 DAYS = 30
@@ -38,6 +40,18 @@ def run_alone(content: dict[str, Any], prune: bool) -> None:  # noqa: FBT001 - a
     run(JobConfig.model_validate(content), prune=prune)
 
 
+def read_alone(output: str, notes: str) -> None:
+    """What a reader's process does until it is killed: read the output over and over, a line per time."""
+    while not (Path(output) / "_shardlabel" / "index.pq").exists():
+        time.sleep(0.05)
+    with Path(notes).open("w") as file:
+        while True:
+            shards = read_shards(output, ["id"])
+            file.write(json.dumps({name: table.column("id").to_pylist() for name, table in shards}) + "\n")
+            file.flush()
+            time.sleep(0.05)
+
+
 @dataclass
 class Nights:
     """The input as it changes, and what every shard of it holds."""
@@ -45,6 +59,8 @@ class Nights:
     folder: Path
     rng: random.Random
     shards: dict[str, list[int]] = field(default_factory=dict)
+    versions: dict[str, list[list[int]]] = field(default_factory=dict)
+    """The rows of every shard that ever was, each time that it changed."""
     num_ids: int = 0
     num_files: int = 0
 
@@ -59,6 +75,7 @@ class Nights:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, self.folder / name, row_group_size=10)
         self.shards[name] = list(range(self.num_ids, self.num_ids + count))
+        self.versions.setdefault(name, []).append(self.shards[name])
         self.num_ids += count
 
     def pass_a_day(self) -> set[str]:
@@ -122,6 +139,8 @@ def test_after_thirty_nights_the_output_is_that_of_a_fresh_run(
     }
     killed_days = set(rng.sample(range(1, DAYS), KILLED_DAYS))
     num_kills, num_nights_without_end, to_do = 0, 0, set[str]()
+    reader = processes.Process(target=read_alone, args=(str(output), str(tmp_path / "seen")))
+    reader.start()
     for day in range(DAYS):
         to_do = (to_do | nights.pass_a_day()) & set(nights.shards)
         prune = rng.random() < 0.3
@@ -140,9 +159,24 @@ def test_after_thirty_nights_the_output_is_that_of_a_fresh_run(
         num_nights_without_end, to_do = 0, set()
     assert num_kills >= KILLED_DAYS // 2
     assert run_one(processes, content, prune=True)
+    assert reader.is_alive()
+    reader.kill()
+    reader.join()
+    check_what_was_seen([json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()[:-1]], nights)
     run(JobConfig.model_validate(content | {"output": {"path": str(tmp_path / "fresh")}}))
     assert part_bytes(str(output)) == part_bytes(str(tmp_path / "fresh"))
     assert ids_of(output) == nights.ids
+
+
+def check_what_was_seen(seen: list[dict[str, list[int]]], nights: Nights) -> None:
+    """Every shard as it once was, later versions later, and none missing that is not gone for good."""
+    assert len(seen) >= DAYS
+    newest: dict[str, int] = {}
+    for view in seen:
+        for name, ids in view.items():
+            assert ids in nights.versions[name][newest.get(name, 0) :]
+            newest[name] = nights.versions[name].index(ids)
+        assert not {name for name in newest if name in nights.shards} - set(view)
 
 
 def ids_of(output: Path) -> list[int]:

@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from inference.errors import ConfigError, InputError, OutputError
 from jobs import storage
 from jobs.config import JobConfig
+from jobs.listing import find
+from jobs.reader import read_shards
+from jobs.run import run_job
 from jobs.storage import locate
-from tests.jobs.conftest import MakeJob, part_bytes, run
+from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
 from tests.jobs.faulty_proxy import Request, faulty_proxy
 from tests.jobs.s3_server import Store
 
@@ -59,7 +63,7 @@ def s3_job(make_job: MakeJob, store: Store, filled: Path) -> MakeS3Job:
 @pytest.fixture
 def expected(make_job: MakeJob, filled: Path, store: Store, shards: Path, tmp_path: Path) -> dict[str, bytes]:
     """The parts of the same job on a disk, over files with the times that the store says: they are in the footers."""
-    for name, info in storage.find(locate(store.uri(f"{filled.name}/in"))):
+    for name, info in find(locate(store.uri(f"{filled.name}/in"))):
         os.utime(shards / name, (info.mtime_ns // 10**9,) * 2)
     run(make_job("local", run={"split_rows": 10}))
     return part_bytes(str(tmp_path / "local"))
@@ -122,7 +126,7 @@ def test_more_objects_than_a_page_holds_are_listed(store: Store) -> None:
     with faulty_proxy(store.server_port) as proxy:
         for pattern, wanted in (("in", [*names, "deep/last.parquet"]), ("in/*.parquet", names)):
             proxy.requests.clear()
-            found = storage.find(locate(store.uri(f"pages/{pattern}", proxy.port)))
+            found = find(locate(store.uri(f"pages/{pattern}", proxy.port)))
             assert [name for name, _ in found] == wanted
             assert len(proxy.requests) <= 5  # a listing has two pages; not one request per object
 
@@ -135,9 +139,21 @@ def test_an_object_overwritten_with_as_many_bytes_is_redone(s3_job: MakeS3Job, f
     assert run(s3_job()).new_rows == 7
 
 
+def test_a_reader_sees_a_shard_as_it_was_until_all_of_it_is_new(s3_job: MakeS3Job, filled: Path, store: Store) -> None:
+    run(s3_job())
+    out, seen = store.uri(f"{filled.name}/out"), []
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows_of(100, 30), sink, row_group_size=10)
+    storage.write(locate(store.uri(f"{filled.name}/in")).join("a.parquet"), sink.getvalue())
+    run_job(s3_job(), lambda *_: None, lambda _: seen.append(dict(read_shards(out))["a.parquet"]))
+    assert [table.column("id").to_pylist() for table in seen] == [list(range(25))] * 3
+    assert dict(read_shards(out))["a.parquet"].column("id").to_pylist() == list(range(100, 130))
+    assert not [path for path in (filled / "out").rglob("*.old") if path.is_file()]
+
+
 def test_what_a_store_has_not_is_said(bucket: Path, store: Store, s3_job: MakeS3Job) -> None:
     place = locate(store.uri(f"{bucket.name}/none"))
-    assert (storage.read_text(place), storage.find(place)) == (None, [])
+    assert (storage.read_text(place), find(place)) == (None, [])
     storage.delete(place)
     with pytest.raises(OutputError, match=r"s3://no-such-bucket/a: cannot be written .*does not exist"):
         storage.write(locate(store.uri("no-such-bucket")).join("a"), b"1")

@@ -7,11 +7,12 @@ import pytest
 
 from inference.errors import InputError, OutputError
 from jobs import storage
+from jobs.listing import find
 from jobs.storage import TEMPORARY_SUFFIX, locate
 
 
 def names(uri: str) -> list[str]:
-    return [name for name, _ in storage.find(locate(uri))]
+    return [name for name, _ in find(locate(uri))]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from inference.errors import ConfigError
 from jobs import storage
 from jobs.cli import app
+from jobs.listing import find
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, part_bytes, run
 from tests.jobs.faulty_proxy import Fault, Request, faulty_proxy
@@ -99,7 +100,7 @@ def test_retries_are_those_that_the_environment_asks_for(
         with faulty_proxy(store.server_port) as proxy:
             proxy.decide = lambda _: "503"
             with pytest.raises(OSError, match="503"):
-                storage.find(locate(store.uri(f"{bucket.name}/in", proxy.port)))
+                find(locate(store.uri(f"{bucket.name}/in", proxy.port)))
             assert len(proxy.requests) == attempts
 
 
@@ -117,7 +118,7 @@ def test_a_profile_is_taken_and_no_secret_is_left_anywhere(
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     written = [path.read_bytes() for path in (bucket / "out").rglob("*") if path.is_file()]
-    assert len(written) == 3 + 3  # parts; manifest, report, _SUCCESS
+    assert len(written) == 3 + 4  # parts; manifest, index, report, _SUCCESS
     for content in (*written, done.stdout, done.stderr):
         assert ACCESS_KEY.encode() not in content
         assert SECRET_KEY.encode() not in content

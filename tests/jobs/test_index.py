@@ -1,0 +1,163 @@
+"""Who reads through the index sees each shard as it was or as it is, at every moment of every run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from inference.errors import JobError, OutputError
+from jobs import storage
+from jobs.config import JobConfig
+from jobs.index import Index, read_index
+from jobs.manifest import read_committed
+from jobs.plan import make_plan
+from jobs.reader import read_shards
+from jobs.run import run_job
+from jobs.storage import locate
+from tests.jobs.conftest import MakeJob, read_parts, rows_of, run
+
+SPLITS = {"split_rows": 10}
+A = list(range(25))
+OTHERS = {"b.parquet": list(range(25, 32)), "deep/c d.parquet": list(range(32, 45))}
+
+
+def ids(output: Path) -> dict[str, list[int]]:
+    """The ids of every shard's rows, in their order."""
+    return {shard: table.column("id").to_pylist() for shard, table in read_shards(str(output), ["id"])}
+
+
+def run_watched(job: JobConfig, **how: bool) -> list[dict[str, list[int]]]:
+    """Run a job and read the output before it and after every part."""
+    output = Path(job.output.path)
+    seen = [ids(output)]
+    run_job(job, lambda *_: None, lambda _: seen.append(ids(output)), **how)
+    return seen
+
+
+def test_all_rows_are_read_in_their_order(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    tables = dict(read_shards(str(tmp_path / "out")))
+    assert sorted(tables) == list(tables)
+    assert pa.concat_tables(tables.values()).to_pylist() == read_parts(str(tmp_path / "out"))
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+
+
+def test_a_shard_that_changes_is_seen_as_it_was_until_all_of_it_is_new(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    run(make_job(run=SPLITS))
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    seen = run_watched(make_job(run=SPLITS))
+    new = list(range(100, 130))
+    assert seen == [{"a.parquet": A} | OTHERS] * 3 + [{"a.parquet": A} | OTHERS]
+    assert ids(tmp_path / "out") == {"a.parquet": new} | OTHERS
+    assert not list((tmp_path / "out").rglob("*.old"))
+
+
+def test_so_is_a_shard_that_is_cut_otherwise(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    for split_rows in (20, 1000):
+        seen = run_watched(make_job(run={"split_rows": split_rows}))
+        assert all(view == {"a.parquet": A} | OTHERS for view in seen)
+        assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+
+
+def test_a_run_that_ends_halfway_leaves_the_old_rows_to_be_seen(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    run(make_job(run=SPLITS))
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    for start in (200, 300):  # changed again while half of it is done
+        with pytest.raises(KeyboardInterrupt):
+            run_job(make_job(run=SPLITS), lambda *_: None, stop)
+        assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+        pq.write_table(rows_of(start, 30), shards / "a.parquet", row_group_size=10)
+    (shards / "a.parquet").unlink()
+    run(make_job(run=SPLITS))
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+    run(make_job(run=SPLITS), prune=True)
+    assert ids(tmp_path / "out") == OTHERS
+
+
+def test_a_new_shard_is_seen_once_all_of_it_is_there(make_job: MakeJob, shards: Path, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    pq.write_table(rows_of(100, 30), shards / "d.parquet", row_group_size=10)
+    for view in run_watched(make_job(run=SPLITS)):
+        assert view == {"a.parquet": A} | OTHERS
+    assert ids(tmp_path / "out")["d.parquet"] == list(range(100, 130))
+
+
+def test_a_lost_index_is_made_again(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    (tmp_path / "out" / "_shardlabel" / "index.pq").unlink()
+    with pytest.raises(OutputError, match="has no index"):
+        list(read_shards(str(tmp_path / "out")))
+    run(make_job(run=SPLITS))
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+
+
+def test_a_part_that_was_taken_away_is_missed(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    (tmp_path / "out" / "a-00001.parquet").unlink()
+    with pytest.raises(OutputError, match=r"parts of a\.parquet are not as the index says"):
+        list(read_shards(str(tmp_path / "out")))
+
+
+def test_a_damaged_index_is_said(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    (tmp_path / "out" / "_shardlabel" / "index.pq").write_bytes(b"PAR1 not")
+    with pytest.raises(OutputError, match=r"index\.pq is no index .*delete it"):
+        run(make_job(run=SPLITS))
+
+
+def test_what_another_run_has_kept_is_not_taken_back(make_job: MakeJob, shards: Path, tmp_path: Path) -> None:
+    """Two runs of the job: the other one has kept the old parts and written a new one since this one looked."""
+    job = make_job(run=SPLITS)
+    run(job)
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    plan = make_plan(job)
+    committed = read_committed(plan)
+    slow = Index(plan.output, plan.splits, committed.pending, committed.identities)
+
+    def meanwhile(_: object) -> None:
+        slow.begin()
+        assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, lambda *_: None, meanwhile)
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+    run(job)
+    slow.publish()
+    assert ids(tmp_path / "out") == {"a.parquet": list(range(100, 130))} | OTHERS
+
+
+def test_copies_that_cannot_be_written_stop_the_run_before_it_writes_over_anything(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    run(make_job(run=SPLITS))
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    (tmp_path / "out" / "_shardlabel" / "kept").write_bytes(b"in the way")
+    with pytest.raises(JobError, match=r"kept/a-0000\d\.parquet\.old: cannot be written"):
+        run(make_job(run=SPLITS))
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+
+
+def test_a_run_with_nothing_to_do_writes_no_index(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_job(run=SPLITS))
+    path = tmp_path / "out" / "_shardlabel" / "index.pq"
+    os.utime(path, (1, 1))
+    run(make_job(run=SPLITS))
+    assert path.stat().st_mtime == 1
+    entries: list[Any] = [entry for entries in read_index(locate(str(tmp_path / "out"))).values() for entry in entries]
+    assert [(e.part, e.file, e.num_rows) for e in entries][:3] == [
+        (f"a-0000{i}.parquet", f"a-0000{i}.parquet", n) for i, n in enumerate((10, 10, 5))
+    ]
+    assert storage.read_text(locate(str(path.parent / "none"))) is None
