@@ -29,6 +29,8 @@ class ModelConfig(Frozen):
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
     """Padded tokens of a micro-batch (rows times longest row); None is 2,048 on a CPU and 65,536 on a GPU."""
+    fused: bool = True
+    """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
 
 
 class TaskConfig(Frozen):

@@ -11,6 +11,7 @@ import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from inference import fused
 from inference.batching import pad
 from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
@@ -42,6 +43,8 @@ class Model:
         self.tokenizer = load_tokenizer(checkpoint)
         self._task = task
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
+        if config.fused and (self.device, self.dtype) == ("cpu", "bfloat16") and fused.is_available():
+            fused.fuse(self._module)
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.
         self._pad_token_id = 0 if pad_token_id is None else int(pad_token_id)

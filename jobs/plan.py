@@ -90,6 +90,7 @@ def make_plan(job: JobConfig) -> Plan:
             "model.dtype": job.model.dtype,
             "model.max_length": checkpoint.max_length,
             "model.max_batch_tokens": job.model.max_batch_tokens,
+            "model.fused": job.model.fused,
             "task.name": job.task.name,
             "task.options": job.task.options,
             "task.postprocess": task.hook.identity,

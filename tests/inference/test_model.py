@@ -23,7 +23,7 @@ CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 def load(path: Path, dtype: Dtype = "float32") -> Model:
-    config = ModelConfig(name=str(path), dtype=dtype)
+    config = ModelConfig(name=str(path), dtype=dtype, fused=False)  # `test_fused.py` has the other kernels
     checkpoint = open_checkpoint(config)
     return Model(config, checkpoint, load_task(TaskConfig(), checkpoint))
 

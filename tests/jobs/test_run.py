@@ -360,6 +360,7 @@ def test_pruning_leaves_everything_that_is_no_part(make_job: MakeJob, shards: Pa
         "_notes.txt",
         "a.parquet",
         "b.parquet",
+        "index.pq",
         "manifest.json",
         "report.json",
     ]

@@ -1,0 +1,115 @@
+"""A faster forward in bfloat16 on a CPU: the same model with other kernels, put in place after it was loaded.
+
+- Linear layers hold their weights in the order in which oneDNN reads them, and compute the GELU behind them too. A
+  plain one gives the same bits as before; one with GELU differs, as its input is not rounded to bfloat16. With
+  BERT-base and MiniLM-L6 shapes, 2,048 tokens, one core with AVX512_BF16: 1.05 to 1.08 times the tokens a second, as
+  much as compiling with Inductor's freezing gives, which takes 5 to 19 s for every shape.
+- Attention without a mask is two batched matrix products. torch's fused kernel needs 1.2 to 1.8 times as long (the
+  same core, 16 to 512 tokens, heads of 32 and 64); it does not round the scores to bfloat16, as this does.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_ATTENTION = "shardlabel_matmul"
+# So many bytes of attention scores at once stay in a core's cache: at 4 x 512 tokens 1.7 times as fast as all at once.
+_SCORE_BYTES = 2**20
+
+# Where the families keep a layer and the activation behind it: BERT, its kin and DeBERTa; DistilBERT.
+_FOLLOWED_BY = {"dense": "intermediate_act_fn", "lin1": "activation"}
+# What oneDNN calls the activations of transformers.
+_GELU = {"GELUActivation": "none", "GELUTanh": "tanh"}
+
+
+class PackedLinear(nn.Module):
+    """What `nn.Linear` does, and the GELU behind it where `gelu` names its algorithm."""
+
+    def __init__(self, linear: nn.Linear, gelu: str | None = None) -> None:
+        """Take the weights of a layer in bfloat16."""
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)  # noqa: SLF001
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self._activation = ("none", "") if gelu is None else ("gelu", gelu)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Of shape (..., in features) -> (..., out features)."""
+        name, algorithm = self._activation
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+            states, self.weight, self.bias, name, [], algorithm
+        )
+        return result
+
+
+def is_available() -> bool:
+    """Whether this processor multiplies bfloat16 through oneDNN, and torch still has the operators (2.13 has)."""
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in names) and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+    )
+
+
+def fuse(module: Any) -> None:
+    """Put the kernels in the place of a bfloat16 model's own."""
+    shared = _shared_weights(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is not nn.Linear or child.weight.dtype != torch.bfloat16 or id(child.weight) in shared:
+                continue
+            gelu = _GELU.get(type(getattr(parent, _FOLLOWED_BY.get(name, ""), None)).__name__)
+            setattr(parent, name, PackedLinear(child, gelu))
+            if gelu is not None:
+                setattr(parent, _FOLLOWED_BY[name], nn.Identity())
+    if module._can_set_attn_implementation():  # noqa: SLF001 - others have attention of their own (DeBERTa, MPNet)
+        AttentionInterface.register(_ATTENTION, _attention_forward)
+        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+        module.set_attn_implementation(_ATTENTION)
+
+
+def _shared_weights(module: Any) -> set[int]:
+    """Weights that another layer reads as well, as a head does that is tied to the embeddings."""
+    seen, shared = set[int](), set[int]()
+    for child in module.modules():
+        for parameter in child.parameters(recurse=False):
+            (shared if id(parameter) in seen else seen).add(id(parameter))
+    return shared
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """softmax(query @ key.T * scaling) @ value, of shapes (sequences, heads, tokens, dimensions of a head)."""
+    num_sequences, num_heads, length, size = query.shape
+    at_once = max(_SCORE_BYTES // (num_heads * length * length * query.element_size()), 1)
+    result = query.new_empty(num_sequences, length, num_heads, size).transpose(1, 2)
+    zero = query.new_zeros(1, 1, 1)
+    for start in range(0, num_sequences, at_once):
+        q, k, v = (states[start : start + at_once].flatten(0, 1) for states in (query, key, value))
+        scores = torch.baddbmm(zero, q, k.transpose(1, 2), beta=0, alpha=scaling)
+        mixed = torch.bmm(torch.softmax(scores, dim=-1), v)
+        result[start : start + at_once] = mixed.view(-1, num_heads, length, size)
+    return result
+
+
+def _attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **how: Any,
+) -> tuple[torch.Tensor, None]:
+    is_causal = how.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    is_plain = attention_mask is None and how.get("position_bias") is None and not is_causal
+    if is_plain and query.shape == key.shape:
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return attend(query, key, value, scaling).transpose(1, 2), None
+    result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how
+    )
+    return result
