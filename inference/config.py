@@ -29,6 +29,8 @@ class ModelConfig(Frozen):
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
     """Padded tokens of a micro-batch (rows times longest row); None is 2,048 on a CPU and 65,536 on a GPU."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the checkpoint, with the rights of this process."""
 
 
 class TaskConfig(Frozen):

@@ -16,6 +16,7 @@ from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
 from inference.errors import ModelError
 from inference.hardware import Device, resolve_dtype
+from inference.remote_code import advice, guarded, import_code
 from inference.sequences import Sequences
 from inference.tasks.base import Batch, Outputs, Task
 from inference.tokenization import load_tokenizer
@@ -75,18 +76,7 @@ def _to_numpy(value: Any) -> NDArray[Any]:
 
 
 def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
-    try:
-        module, info = getattr(transformers, task.auto_class).from_pretrained(
-            checkpoint.path,
-            dtype=_DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        msg = f"model.name: {checkpoint.path} does not load as {task.auto_class} ({reason})"
-        raise ModelError(msg) from error
+    module, info = _from_pretrained(checkpoint, task.auto_class, _DTYPES[dtype])
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     lacking = [key for key in lacking if not key.startswith(task.unused_weights)]
     if lacking:
@@ -101,6 +91,28 @@ def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
         raise ModelError(msg)
     _cast_strays(module, _DTYPES[dtype])
     return module.eval()
+
+
+def _from_pretrained(checkpoint: Checkpoint, auto_class: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    classes = ("AutoConfig", auto_class)
+    own = import_code(checkpoint.path, checkpoint.code, classes) if checkpoint.trusts_code else {}
+    what = f"model.name: {checkpoint.path} does not load as {auto_class}"
+    with guarded(what, runs_code=checkpoint.trusts_code):
+        try:
+            config = {"config": own["AutoConfig"].from_pretrained(checkpoint.path)} if "AutoConfig" in own else {}
+            module, info = own.get(auto_class, getattr(transformers, auto_class)).from_pretrained(
+                checkpoint.path,
+                **config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=checkpoint.trusts_code,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            msg = f"{what} ({reason}){advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)}"
+            raise ModelError(msg) from error
+    return module, info
 
 
 def _cast_strays(module: Any, dtype: torch.dtype) -> None:
