@@ -17,11 +17,11 @@ from jobs.plan import Plan
 from jobs.shards import Split
 from jobs.storage import Location
 
-_MANIFEST = "_shardlabel/manifest.json"
+MANIFEST = "_shardlabel/manifest.json"
 _REPORT = "_shardlabel/report.json"
-_SUCCESS = "_SUCCESS"
+SUCCESS = "_SUCCESS"
 
-_ATTEMPTS = "_shardlabel/attempts"
+ATTEMPTS = "_shardlabel/attempts"
 
 _FOOTER_THREADS = 16
 
@@ -113,11 +113,11 @@ def read_fingerprint(output: Location) -> dict[str, Any] | None:
     Raises:
         OutputError: it cannot be read or is none.
     """
-    content = storage.read_text(output.join(_MANIFEST))
+    content = storage.read_text(output.join(MANIFEST))
     try:
         return None if content is None else dict(json.loads(content)["fingerprint"])
     except (ValueError, TypeError, KeyError) as error:
-        msg = f"output.path: {output.join(_MANIFEST)} is no manifest; delete it, since the parts say whose they are"
+        msg = f"output.path: {output.join(MANIFEST)} is no manifest; delete it, since the parts say whose they are"
         raise OutputError(msg) from error
 
 
@@ -160,14 +160,23 @@ def begin(output: Location, fingerprint: dict[str, Any]) -> None:
     that find an empty directory at once, the second is refused here.
 
     Raises:
-        FingerprintError: another job has claimed the directory meanwhile.
+        FingerprintError: another job has claimed the directory meanwhile; nothing was changed.
     """
-    storage.delete(output.join(_SUCCESS))
-    storage.delete_directory(output.join(_ATTEMPTS))
     content = json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode()
-    claimed = None if storage.create(output.join(_MANIFEST), content) else read_fingerprint(output)
+    claimed = None if storage.create(output.join(MANIFEST), content) else read_fingerprint(output)
     if claimed is not None:
         _adopt(fingerprint, claimed, output)
+    storage.delete(output.join(SUCCESS))
+    storage.delete_directory(output.join(ATTEMPTS))
+
+
+def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:
+    """Whether the directory is claimed for this job."""
+    claimed = read_fingerprint(output)
+    try:
+        return claimed is not None and bool(_adopt(fingerprint, claimed, output))
+    except FingerprintError:
+        return False
 
 
 def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
@@ -176,9 +185,7 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
     What a process that is killed has noted is what remains of it.
     """
     for number in range(max_attempts):
-        note = output.join(
-            f"{_ATTEMPTS}/{part.replace('/', '%2F')}.{number}"
-        )  # flat: not every store nests empty files
+        note = output.join(f"{ATTEMPTS}/{part.replace('/', '%2F')}.{number}")  # flat: not every store nests empty files
         if storage.read_text(note) is None:
             storage.write(note, b"")
             return True
@@ -187,7 +194,7 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
 
 def is_complete(output: Location) -> bool:
     """Whether a run has finished here and nothing was begun since."""
-    return storage.read_text(output.join(_SUCCESS)) is not None
+    return storage.read_text(output.join(SUCCESS)) is not None
 
 
 def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is_complete: bool) -> None:
@@ -195,7 +202,7 @@ def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is
     for name in stale:
         storage.delete(output.join(name))
     storage.sweep(output)
-    storage.delete_directory(output.join(_ATTEMPTS))
+    storage.delete_directory(output.join(ATTEMPTS))
     storage.write(output.join(_REPORT), json.dumps(report, indent=2).encode())
     if is_complete:
-        storage.write(output.join(_SUCCESS), b"")
+        storage.write(output.join(SUCCESS), b"")

@@ -1,6 +1,5 @@
 """Code that comes with a checkpoint: run when it is trusted, refused by name when it is not."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,6 @@ from tests.inference.conftest import edit_json
 from tests.own_code import MODELING, with_code
 
 TABLE = pa.table({"text": RAGGED_TEXTS})
-
-
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of modules elsewhere than in the user's home; one for all, since Python keeps what it saw."""
-    folder = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", folder)
-        patch.syspath_prepend(folder)
-        yield
 
 
 @pytest.fixture
