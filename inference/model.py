@@ -36,13 +36,15 @@ class Model:
         """Load the weights.
 
         Raises:
-            ModelError: they do not load, or the checkpoint lacks weights of the task's head.
+            ModelError: they do not load, the checkpoint lacks weights of the task's head, or its tokenizer has tokens
+                that its embedding lacks.
         """
         self.device: Device = "cuda" if count_gpus() else "cpu"
         self.dtype = resolve_dtype(config.dtype, self.device)
         self.tokenizer = load_tokenizer(checkpoint)
         self._task = task
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
+        _check_vocabulary(checkpoint, self.tokenizer, self._module)
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.
         self._pad_token_id = 0 if pad_token_id is None else int(pad_token_id)
@@ -91,6 +93,24 @@ def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
         raise ModelError(msg)
     _cast_strays(module, _DTYPES[dtype])
     return module.eval()
+
+
+def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, module: Any) -> None:
+    """Refuse ids without an embedding: on a GPU one of them would take its process along.
+
+    The embedding may be longer: T5's is padded to 32,128 rows for 32,100 tokens, DeBERTa-v3's to 128,100 for 128,001.
+    """
+    try:
+        weight = getattr(module.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # a model of the checkpoint's own code need not say
+        return
+    num_ids = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
+    if weight is not None and num_ids > len(weight):
+        msg = (
+            f"model.name: the tokenizer of {checkpoint.path} has ids up to {num_ids - 1:,}, its model has embeddings "
+            f"for {len(weight):,}; they are not of one checkpoint, or resize_token_embeddings was forgotten"
+        )
+        raise ModelError(msg)
 
 
 def _from_pretrained(checkpoint: Checkpoint, auto_class: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:

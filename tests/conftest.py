@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
 WORDS = ["the", "a", "good", "bad", "film", "tool", "library", "for", "fast", "slow", "really", "not", "café", "naïve"]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-VOCABULARY = {token: i for i, token in enumerate([*SPECIALS, *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])}
+TOKENS = dict.fromkeys([*SPECIALS, *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])  # "a" is a word and a letter
+VOCABULARY = {token: i for i, token in enumerate(TOKENS)}
 
 RAGGED_TEXTS = [
     "the good film",

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer
 
+from tests.conftest import VOCABULARY
 from tests.jobs.world import World, refusal, run_file
 
 LAUGHS = "\n".join(["a0: &a0 [lol]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))])
@@ -278,6 +280,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a vocabulary larger than the embedding": (
         weights(lambda w: w.update({"bert.embeddings.word_embeddings.weight": torch.zeros(9, 32)})),
         "does not load as",
+    ),
+    "a token that only the tokenizer has": (
+        lambda model: BertTokenizer(vocab=VOCABULARY | {"film": len(VOCABULARY)}).save_pretrained(model),
+        f"has ids up to {len(VOCABULARY)}, its model has embeddings for {len(VOCABULARY)}; ",
     ),
     "a config with a smaller vocabulary": (config(vocab_size=9), "does not load as"),
     "a size that does not divide": (config(num_attention_heads=5), "does not load as"),
