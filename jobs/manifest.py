@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from inference.errors import FingerprintError, OutputError
+from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
 from jobs.listing import find
 from jobs.parts import PartIdentity, PartRecord, is_torn, read_identity
@@ -157,17 +157,37 @@ def begin(output: Location, fingerprint: dict[str, Any]) -> None:
     """Claim the directory for this job and take back the sign that it is complete.
 
     Two runs of one job at once do no harm: both write the same bytes under the same names, each file whole. Of two jobs
-    that find an empty directory at once, the second is refused here.
+    that find an empty directory at once, the second is refused here (on an object store, see `storage.create`).
 
     Raises:
         FingerprintError: another job has claimed the directory meanwhile; nothing was changed.
     """
+    _claim(output, fingerprint)
+    storage.delete(output.join(SUCCESS))
+    storage.delete_directory(output.join(ATTEMPTS))
+
+
+def _claim(output: Location, fingerprint: dict[str, Any]) -> None:
     content = json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode()
     claimed = None if storage.create(output.join(MANIFEST), content) else read_fingerprint(output)
     if claimed is not None:
         _adopt(fingerprint, claimed, output)
-    storage.delete(output.join(SUCCESS))
-    storage.delete_directory(output.join(ATTEMPTS))
+
+
+def check_claim(output: Location, fingerprint: dict[str, Any]) -> None:
+    """Look whether the directory is still claimed for this job, and claim it again if it is not claimed at all.
+
+    Raises:
+        JobError: it is another job's now, as can happen on an object store when two begin in the same moment.
+    """
+    try:
+        _claim(output, fingerprint)
+    except FingerprintError as error:
+        msg = (
+            f"the run stopped, since another job began at {output} in the same moment ({error}); parts of both may lie "
+            "there, so delete them and run each job in a directory of its own"
+        )
+        raise JobError(msg) from error
 
 
 def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:

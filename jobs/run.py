@@ -62,6 +62,7 @@ def run_job(
                 if record.error is None:
                     new.append(record)
                     with _fails_the_run():
+                        manifest.check_claim(plan.output, fingerprint)
                         index.add(record.part)
                     limit.add(record)
                 else:
