@@ -119,6 +119,18 @@ OVERRIDES: dict[str, tuple[str, str]] = {
     "an option of the wrong type": ("task.options.top_k=all", "task.options.top_k: Input should be a valid integer"),
     "an option below its range": ("task.options.top_k=0", "task.options.top_k: Input should be greater than 0"),
     "a threshold without labels for it": ("task.options.threshold=0.5", "only multi-label checkpoints set labels by"),
+    "an overlap of windows without windows": (
+        "task.options.stride=4",
+        "task.options.stride: 4 has no effect with long_text truncate; remove it, or set long_text to window",
+    ),
+    "a merge of windows without windows": (
+        "task.options={long_text: error, merge: max}",
+        "task.options.merge: max has no effect with long_text error",
+    ),
+    "what is merged without windows": (
+        "task.options.merge_over=scores",
+        "task.options.merge_over: scores has no effect with long_text truncate",
+    ),
     "a hook without a function": ("task.options.postprocess=math", "names no callable, expected module:callable"),
     "a hook that is not there": (
         "task.options.postprocess=nowhere:f",
