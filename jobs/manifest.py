@@ -21,7 +21,7 @@ MANIFEST = "_shardlabel/manifest.json"
 _REPORT = "_shardlabel/report.json"
 SUCCESS = "_SUCCESS"
 
-ATTEMPTS = "_shardlabel/attempts"
+_ATTEMPTS = "_shardlabel/attempts"
 
 _FOOTER_THREADS = 16
 
@@ -153,20 +153,6 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
     return resolved
 
 
-def begin(output: Location, fingerprint: dict[str, Any]) -> None:
-    """Claim the directory for this job and take back the sign that it is complete.
-
-    Two runs of one job at once do no harm: both write the same bytes under the same names, each file whole. Of two jobs
-    that find an empty directory at once, the second is refused here (on an object store, see `storage.create`).
-
-    Raises:
-        FingerprintError: another job has claimed the directory meanwhile; nothing was changed.
-    """
-    _claim(output, fingerprint)
-    storage.delete(output.join(SUCCESS))
-    storage.delete_directory(output.join(ATTEMPTS))
-
-
 def _claim(output: Location, fingerprint: dict[str, Any]) -> None:
     content = json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode()
     claimed = None if storage.create(output.join(MANIFEST), content) else read_fingerprint(output)
@@ -199,13 +185,34 @@ def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:
         return False
 
 
+def forget_attempts(output: Location) -> None:
+    """Remove the notes of attempts."""
+    storage.delete_directory(output.join(_ATTEMPTS))
+
+
+def begin(output: Location, fingerprint: dict[str, Any]) -> None:
+    """Claim the directory for this job and take back the sign that it is complete.
+
+    Two runs of one job at once do no harm: both write the same bytes under the same names, each file whole. Of two jobs
+    that find an empty directory at once, the second is refused here (on an object store, see `storage.create`).
+
+    Raises:
+        FingerprintError: another job has claimed the directory meanwhile; nothing was changed.
+    """
+    _claim(output, fingerprint)
+    storage.delete(output.join(SUCCESS))
+    forget_attempts(output)
+
+
 def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
     """Note that a part is begun in this run, unless it was begun `max_attempts` times already; then say no.
 
     What a process that is killed has noted is what remains of it.
     """
     for number in range(max_attempts):
-        note = output.join(f"{ATTEMPTS}/{part.replace('/', '%2F')}.{number}")  # flat: not every store nests empty files
+        note = output.join(
+            f"{_ATTEMPTS}/{part.replace('/', '%2F')}.{number}"
+        )  # flat: not every store nests empty files
         if storage.read_text(note) is None:
             storage.write(note, b"")
             return True
@@ -222,7 +229,7 @@ def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is
     for name in stale:
         storage.delete(output.join(name))
     storage.sweep(output)
-    storage.delete_directory(output.join(ATTEMPTS))
+    storage.delete_directory(output.join(_ATTEMPTS))
     storage.write(output.join(_REPORT), json.dumps(report, indent=2).encode())
     if is_complete:
         storage.write(output.join(SUCCESS), b"")

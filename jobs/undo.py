@@ -66,7 +66,7 @@ class _Bookkeeping:
             storage.delete(self._output.join(f"{index.KEPT}/{name}"))
         if not self._copies:
             storage.delete_directory(self._output.join(index.KEPT))
-        storage.delete_directory(self._output.join(manifest.ATTEMPTS))
+        manifest.forget_attempts(self._output)
         for name, content in self._files.items():
             if content is None:
                 storage.delete(self._output.join(name))
