@@ -5,7 +5,7 @@ In: a `ModelConfig`. Out: a `Checkpoint` on the local disk, a hub id resolved to
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from inference.config import ModelConfig
 from inference.errors import ConfigError, ModelError
+from inference.remote_code import References, check_code, find_code
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 
@@ -75,6 +76,10 @@ class Checkpoint:
     """Values of a token's vector; None where config.json does not say."""
     num_layers: int | None = None
     """Blocks of the encoder; None where config.json does not say."""
+    code: References = field(default_factory=dict)
+    """Classes of its own."""
+    trusts_code: bool = False
+    """Whether they may run."""
 
 
 def open_checkpoint(model: ModelConfig) -> Checkpoint:
@@ -85,7 +90,7 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
         ConfigError: `model.max_length` is more than it allows.
     """
     path, revision = _locate(model)
-    config = _read_json(path / "config.json")
+    config, tokenizer_config = _read_json(path / "config.json"), _tokenizer_config(path)
     if not any(path.glob("*.safetensors")):
         msg = f"model.name: {model.name} has no *.safetensors file; only that format is loaded, so convert the weights"
         raise ModelError(msg)
@@ -93,6 +98,9 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
         # transformers 5 would make a tokenizer of special tokens alone, to which every word is unknown.
         msg = f"model.name: {model.name} has no vocabulary (tokenizer.json); save its tokenizer beside the weights"
         raise ModelError(msg)
+    code = find_code(config, tokenizer_config)
+    if model.trust_remote_code:
+        check_code(model.name, code)
     return Checkpoint(
         path=path,
         revision=revision,
@@ -101,6 +109,8 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
         labels=_labels(config, model.name),
         problem_type=config.get("problem_type"),
         max_length=_max_length(model, config, path),
+        code=code,
+        trusts_code=model.trust_remote_code,
         hidden_size=_first_of(config, "hidden_size", "d_model", "dim", "emb_dim"),
         num_layers=_first_of(config, "encoder_layers", "num_hidden_layers", "n_layers", "num_layers"),
     )
@@ -141,7 +151,8 @@ def _locate(model: ModelConfig) -> tuple[Path, str | None]:
         msg = f"model.name: there is no folder {model.name}; give a checkpoint's folder or a hub id such as owner/model"
         raise ModelError(msg)
     try:
-        path = snapshot_download(model.name, revision=model.revision, allow_patterns=list(_FILES))
+        patterns = [*_FILES, *(["*.py"] if model.trust_remote_code else [])]
+        path = snapshot_download(model.name, revision=model.revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         msg = (
@@ -165,6 +176,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         msg = f"model.name: {path} holds a {type(content).__name__}, expected a JSON object"
         raise ModelError(msg)
     return content
+
+
+def _tokenizer_config(path: Path) -> dict[str, Any]:
+    file = path / "tokenizer_config.json"
+    return _read_json(file) if file.exists() else {}
 
 
 def _first_of(config: dict[str, Any], *keys: str) -> int | None:
@@ -207,9 +223,8 @@ def _max_length(model: ModelConfig, config: dict[str, Any], path: Path) -> int:
 
 
 def _tokenizer_limit(path: Path) -> int | None:
-    file = path / "tokenizer_config.json"
-    limit = _read_json(file).get("model_max_length") if file.exists() else None
-    number = _number(limit, "model_max_length", file)
+    limit = _tokenizer_config(path).get("model_max_length")
+    number = _number(limit, "model_max_length", path / "tokenizer_config.json")
     return int(number) if number is not None and number < _NO_LIMIT else None
 
 

@@ -31,6 +31,8 @@ class ModelConfig(Frozen):
     """Padded tokens of a micro-batch (rows times longest row); None is 2,048 on a CPU and 65,536 on a GPU."""
     fused: bool = True
     """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
+    trust_remote_code: bool = False
+    """Run the code that comes with the checkpoint, with the rights of this process."""
 
 
 class TaskConfig(Frozen):

@@ -17,6 +17,7 @@ from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
 from inference.errors import ModelError
 from inference.hardware import Device, resolve_dtype
+from inference.remote_code import advice, guarded, import_code
 from inference.sequences import Sequences
 from inference.tasks.base import Batch, Outputs, Task
 from inference.tokenization import load_tokenizer
@@ -36,13 +37,15 @@ class Model:
         """Load the weights.
 
         Raises:
-            ModelError: they do not load, or the checkpoint lacks weights of the task's head.
+            ModelError: they do not load, the checkpoint lacks weights of the task's head, or its tokenizer has tokens
+                that its embedding lacks.
         """
         self.device: Device = "cuda" if count_gpus() else "cpu"
         self.dtype = resolve_dtype(config.dtype, self.device)
         self.tokenizer = load_tokenizer(checkpoint)
         self._task = task
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
+        _check_vocabulary(checkpoint, self.tokenizer, self._module)
         if config.fused and (self.device, self.dtype) == ("cpu", "bfloat16") and fused.is_available():
             fused.fuse(self._module)
         pad_token_id = self._module.config.pad_token_id
@@ -78,18 +81,7 @@ def _to_numpy(value: Any) -> NDArray[Any]:
 
 
 def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
-    try:
-        module, info = getattr(transformers, task.auto_class).from_pretrained(
-            checkpoint.path,
-            dtype=_DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        msg = f"model.name: {checkpoint.path} does not load as {task.auto_class} ({reason})"
-        raise ModelError(msg) from error
+    module, info = _from_pretrained(checkpoint, task.auto_class, _DTYPES[dtype])
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     lacking = [key for key in lacking if not key.startswith(task.unused_weights)]
     if lacking:
@@ -104,6 +96,46 @@ def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
         raise ModelError(msg)
     _cast_strays(module, _DTYPES[dtype])
     return module.eval()
+
+
+def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, module: Any) -> None:
+    """Refuse ids without an embedding: on a GPU one of them would take its process along.
+
+    The embedding may be longer: T5's is padded to 32,128 rows for 32,100 tokens, DeBERTa-v3's to 128,100 for 128,001.
+    """
+    try:
+        weight = getattr(module.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # a model of the checkpoint's own code need not say
+        return
+    num_ids = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
+    if weight is not None and num_ids > len(weight):
+        msg = (
+            f"model.name: the tokenizer of {checkpoint.path} has ids up to {num_ids - 1:,}, its model has embeddings "
+            f"for {len(weight):,}; they are not of one checkpoint, or resize_token_embeddings was forgotten"
+        )
+        raise ModelError(msg)
+
+
+def _from_pretrained(checkpoint: Checkpoint, auto_class: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    classes = ("AutoConfig", auto_class)
+    own = import_code(checkpoint.path, checkpoint.code, classes) if checkpoint.trusts_code else {}
+    what = f"model.name: {checkpoint.path} does not load as {auto_class}"
+    with guarded(what, runs_code=checkpoint.trusts_code):
+        try:
+            config = {"config": own["AutoConfig"].from_pretrained(checkpoint.path)} if "AutoConfig" in own else {}
+            module, info = own.get(auto_class, getattr(transformers, auto_class)).from_pretrained(
+                checkpoint.path,
+                **config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=checkpoint.trusts_code,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            msg = f"{what} ({reason}){advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)}"
+            raise ModelError(msg) from error
+    return module, info
 
 
 def _cast_strays(module: Any, dtype: torch.dtype) -> None:

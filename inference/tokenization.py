@@ -17,6 +17,7 @@ from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, NUM_TOKENS, NUM_WINDOWS, TRUNCATED, output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
+from inference.remote_code import advice, guarded, import_code
 from inference.sequences import Feature, list_column
 from inference.tasks import load_task, text_columns
 from inference.tasks.base import TextInput
@@ -226,12 +227,17 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         ModelError: there is none, or none with a Rust backend.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(checkpoint.path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        msg = f"model.name: {checkpoint.path} has no tokenizer that loads ({reason})"
-        raise ModelError(msg) from error
+    classes = ("AutoConfig", "AutoTokenizer")
+    own = import_code(checkpoint.path, checkpoint.code, classes) if checkpoint.trusts_code else {}
+    what = f"model.name: {checkpoint.path} has no tokenizer that loads"
+    with guarded(what, runs_code=checkpoint.trusts_code):
+        try:
+            loader: Any = own.get("AutoTokenizer", AutoTokenizer)
+            tokenizer = loader.from_pretrained(str(checkpoint.path), trust_remote_code=checkpoint.trusts_code)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            msg = f"{what} ({reason}){advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)}"
+            raise ModelError(msg) from error
     if not tokenizer.is_fast:
         msg = f"model.name: {checkpoint.path} has a tokenizer without a tokenizer.json; convert it first"
         raise ModelError(msg)

@@ -52,6 +52,25 @@ def resolve_stride(stride: int | None, max_length: int, key: str = "stride") -> 
     return stride
 
 
+def stride_of(options: LongTextOptions, max_length: int) -> int:
+    """The overlap that the options ask for.
+
+    Raises:
+        ConfigError: it is too large, or an option about windows is set and nothing is cut in windows.
+    """
+    stride = resolve_stride(options.stride, max_length)
+    for key in ("stride", "merge", "merge_over"):
+        value = getattr(options, key, None)
+        is_set = key in options.model_fields_set and value != type(options).model_fields[key].default
+        if is_set and options.long_text is not LongText.WINDOW:
+            msg = (
+                f"task.options.{key}: {value} has no effect with long_text {options.long_text}; remove it, or set "
+                "long_text to window"
+            )
+            raise ConfigError(msg)
+    return stride
+
+
 def merge_windows(values: NDArray[np.float32], row_index: NDArray[np.int64], merge: Merge) -> NDArray[np.float32]:
     """One vector per row from one per sequence.
 

@@ -20,6 +20,8 @@ from jobs.status import OutputStatus, read_status
 
 _NUM_NAMES = 3
 
+_log = logging.getLogger(__name__)
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -53,6 +55,8 @@ def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, **
     _quiet_libraries()
     try:
         job = load_job(job_file, overrides)
+        if job.model.trust_remote_code:
+            _log.warning("model.trust_remote_code: code that comes with %s runs with all your rights", job.model.name)
         with RunProgress(console) as progress:
             report = run_job(job, progress.start, progress.add, **how)
     except ShardlabelError as error:

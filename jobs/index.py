@@ -25,7 +25,7 @@ from jobs.storage import Location
 
 # Not `.parquet`, lest `**/*.parquet` over an output finds them: they are no parts.
 INDEX = "_shardlabel/index.pq"
-_KEPT = "_shardlabel/kept"
+KEPT = "_shardlabel/kept"
 _SCHEMA = pa.schema(
     [
         ("shard", pa.string()),
@@ -145,7 +145,7 @@ class Index:
                 part = None if content is None else parse_part(content)
                 if content is None or part is None or not entry.is_of(part[0]):
                     return []  # another run of the job was here first: it has kept a copy, which its index names
-                copy = replace(entry, file=f"{_KEPT}/{entry.part}.old")
+                copy = replace(entry, file=f"{KEPT}/{entry.part}.old")
                 storage.write(self._output.join(copy.file), content)
                 found.append(copy)
             else:
@@ -196,9 +196,9 @@ class Index:
             OutputError: one could not be deleted.
         """
         named = {entry.file for entries in self._base.values() for entry in entries}
-        for name, _ in find(self._output.join(_KEPT)):
-            if f"{_KEPT}/{name}" not in named:
-                storage.delete(self._output.join(f"{_KEPT}/{name}"))
+        for name, _ in find(self._output.join(KEPT)):
+            if f"{KEPT}/{name}" not in named:
+                storage.delete(self._output.join(f"{KEPT}/{name}"))
 
 
 def _write(output: Location, shards: Mapping[str, list[Entry]]) -> None:

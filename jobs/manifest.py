@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from inference.errors import FingerprintError, OutputError
+from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
 from jobs.listing import find
 from jobs.parts import PartIdentity, PartRecord, is_torn, read_identity
@@ -17,9 +17,9 @@ from jobs.plan import Plan
 from jobs.shards import Split
 from jobs.storage import Location
 
-_MANIFEST = "_shardlabel/manifest.json"
+MANIFEST = "_shardlabel/manifest.json"
 _REPORT = "_shardlabel/report.json"
-_SUCCESS = "_SUCCESS"
+SUCCESS = "_SUCCESS"
 
 _ATTEMPTS = "_shardlabel/attempts"
 
@@ -113,11 +113,11 @@ def read_fingerprint(output: Location) -> dict[str, Any] | None:
     Raises:
         OutputError: it cannot be read or is none.
     """
-    content = storage.read_text(output.join(_MANIFEST))
+    content = storage.read_text(output.join(MANIFEST))
     try:
         return None if content is None else dict(json.loads(content)["fingerprint"])
     except (ValueError, TypeError, KeyError) as error:
-        msg = f"output.path: {output.join(_MANIFEST)} is no manifest; delete it, since the parts say whose they are"
+        msg = f"output.path: {output.join(MANIFEST)} is no manifest; delete it, since the parts say whose they are"
         raise OutputError(msg) from error
 
 
@@ -153,21 +153,55 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
     return resolved
 
 
+def _claim(output: Location, fingerprint: dict[str, Any]) -> None:
+    content = json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode()
+    claimed = None if storage.create(output.join(MANIFEST), content) else read_fingerprint(output)
+    if claimed is not None:
+        _adopt(fingerprint, claimed, output)
+
+
+def check_claim(output: Location, fingerprint: dict[str, Any]) -> None:
+    """Look whether the directory is still claimed for this job, and claim it again if it is not claimed at all.
+
+    Raises:
+        JobError: it is another job's now, as can happen on an object store when two begin in the same moment.
+    """
+    try:
+        _claim(output, fingerprint)
+    except FingerprintError as error:
+        msg = (
+            f"the run stopped, since another job began at {output} in the same moment ({error}); parts of both may lie "
+            "there, so delete them and run each job in a directory of its own"
+        )
+        raise JobError(msg) from error
+
+
+def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:
+    """Whether the directory is claimed for this job."""
+    claimed = read_fingerprint(output)
+    try:
+        return claimed is not None and bool(_adopt(fingerprint, claimed, output))
+    except FingerprintError:
+        return False
+
+
+def forget_attempts(output: Location) -> None:
+    """Remove the notes of attempts."""
+    storage.delete_directory(output.join(_ATTEMPTS))
+
+
 def begin(output: Location, fingerprint: dict[str, Any]) -> None:
     """Claim the directory for this job and take back the sign that it is complete.
 
     Two runs of one job at once do no harm: both write the same bytes under the same names, each file whole. Of two jobs
-    that find an empty directory at once, the second is refused here.
+    that find an empty directory at once, the second is refused here (on an object store, see `storage.create`).
 
     Raises:
-        FingerprintError: another job has claimed the directory meanwhile.
+        FingerprintError: another job has claimed the directory meanwhile; nothing was changed.
     """
-    storage.delete(output.join(_SUCCESS))
-    storage.delete_directory(output.join(_ATTEMPTS))
-    content = json.dumps({"fingerprint": fingerprint}, indent=2, sort_keys=True).encode()
-    claimed = None if storage.create(output.join(_MANIFEST), content) else read_fingerprint(output)
-    if claimed is not None:
-        _adopt(fingerprint, claimed, output)
+    _claim(output, fingerprint)
+    storage.delete(output.join(SUCCESS))
+    forget_attempts(output)
 
 
 def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
@@ -187,7 +221,7 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
 
 def is_complete(output: Location) -> bool:
     """Whether a run has finished here and nothing was begun since."""
-    return storage.read_text(output.join(_SUCCESS)) is not None
+    return storage.read_text(output.join(SUCCESS)) is not None
 
 
 def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is_complete: bool) -> None:
@@ -198,4 +232,4 @@ def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is
     storage.delete_directory(output.join(_ATTEMPTS))
     storage.write(output.join(_REPORT), json.dumps(report, indent=2).encode())
     if is_complete:
-        storage.write(output.join(_SUCCESS), b"")
+        storage.write(output.join(SUCCESS), b"")

@@ -10,6 +10,7 @@ from inference.checkpoint import open_checkpoint, weights_digest
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
+from inference.remote_code import code_digest
 from inference.tasks import load_task, text_columns
 from jobs.config import JobConfig
 from jobs.shards import Shard, Split, cut_all, list_shards, unify
@@ -86,6 +87,7 @@ def make_plan(job: JobConfig) -> Plan:
             "output.scores": job.output.scores,
             "output.logits": job.output.logits,
             "model.weights": weights_digest(checkpoint),
+            "model.code": code_digest(checkpoint.path) if checkpoint.trusts_code else None,
             "model.labels": list(checkpoint.labels),
             "model.dtype": job.model.dtype,
             "model.max_length": checkpoint.max_length,

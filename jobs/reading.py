@@ -19,14 +19,14 @@ def read_split(split: Split, schema: pa.Schema) -> pa.Table:
     """Read a split's rows, in order, as `schema` says; a column the shard lacks is null.
 
     Raises:
-        InputError: the shard cannot be read or is not what was planned.
+        InputError: the shard, which the caller names, cannot be read or is not what was planned.
     """
     location = Location(split.uri, split.path)
     try:
         info = location.filesystem.get_file_info(location.path)
         if (info.size, mtime_ns(location.filesystem, info)) != (split.size, split.mtime_ns):
             what = "changed" if info.is_file else "vanished"
-            msg = f"shard {split.shard}: {what} since it was listed; run again"
+            msg = f"{what} since it was listed; run again"
             raise InputError(msg)
         table = _read_rows(location, split, schema.names)
         columns = [
@@ -38,10 +38,10 @@ def read_split(split: Split, schema: pa.Schema) -> pa.Table:
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         last = split.first_row_group + split.num_row_groups - 1
-        msg = f"shard {split.shard}: row groups {split.first_row_group} to {last} cannot be read ({reason})"
+        msg = f"row groups {split.first_row_group} to {last} cannot be read ({reason})"
         raise InputError(msg) from error
     if len(table) != split.num_rows:
-        msg = f"shard {split.shard}: has {len(table)} rows, {split.num_rows} were planned; it changed, so run again"
+        msg = f"has {len(table)} rows, {split.num_rows} were planned; it changed, so run again"
         raise InputError(msg)
     return pa.Table.from_arrays(columns, schema=schema)
 

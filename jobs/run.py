@@ -16,6 +16,7 @@ from jobs.plan import Plan, make_plan
 from jobs.provenance import provenance
 from jobs.report import RunReport, summarise
 from jobs.resources import Resources, resolve_resources
+from jobs.undo import undone_if_refused
 
 
 def run_job(
@@ -49,7 +50,8 @@ def run_job(
     failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
     fingerprint = committed.fingerprint
     if committed.pending:
-        with RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor() as executor:
+        executing = RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor()
+        with undone_if_refused(plan, committed), executing as executor:
             work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
             fingerprint = work.origin.fingerprint
             with _fails_the_run():
@@ -60,6 +62,7 @@ def run_job(
                 if record.error is None:
                     new.append(record)
                     with _fails_the_run():
+                        manifest.check_claim(plan.output, fingerprint)
                         index.add(record.part)
                     limit.add(record)
                 else:

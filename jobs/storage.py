@@ -5,8 +5,9 @@ A file appears under its final name whole or not at all.
 
 import os
 import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +26,9 @@ TEMPORARY_SUFFIX = ".shardlabel-tmp"
 
 
 _MAX_WRITES = 5
+
+SETTLE_SECONDS = 1.0
+"""How long `create` waits for others that want to write the same object; an upload takes a tenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,46 +154,43 @@ def write(location: Location, content: pa.Buffer | bytes) -> None:
     """
     with _explained(location, "written"):
         if isinstance(location.filesystem, pafs.LocalFileSystem):
-            _write_local(Path(location.path), content)
+            _write_local(Path(location.path), content, Path.replace)
         else:
             stores.upload(location.filesystem, location.path, content)
 
 
 def create(location: Location, content: bytes) -> bool:
-    """Write a file unless it is there, and say whether it was written; on a local disk only one of many is told so.
+    """Write a file unless it is there, and say whether it was written.
+
+    On a local disk only one of many is told so. pyarrow has no conditional put, so an object is written, left for a
+    while, and read again: of several that looked before any had written, the last one finds its own content, if none
+    takes longer than `SETTLE_SECONDS` from its look to the end of its upload.
 
     Raises:
         OutputError: it could not be written.
     """
-    if read_text(location) is not None:
+    if read_bytes(location) is not None:
         return False
     if not isinstance(location.filesystem, pafs.LocalFileSystem):
-        # pyarrow has no conditional put: of two jobs that begin in the same moment, neither is told.
         write(location, content)
+        time.sleep(SETTLE_SECONDS)
+        return read_bytes(location) == content
+    with _explained(location, "written"), suppress(FileExistsError):
+        _write_local(Path(location.path), content, lambda temporary, path: path.hardlink_to(temporary))
         return True
-    # As hidden as what `write` leaves behind when killed, but not swept away by a run that ends meanwhile.
-    draft = replace(location, path=str(Path(location.path).with_name(f".{uuid.uuid4().hex}")))
-    with _explained(location, "written"):
-        _write_local(Path(draft.path), content)
-    try:
-        with _explained(location, "written"), suppress(FileExistsError):
-            Path(location.path).hardlink_to(draft.path)
-            return True
-    finally:
-        delete(draft)
     return False
 
 
-def _write_local(path: Path, content: pa.Buffer | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_local(path: Path, content: pa.Buffer | bytes, give_name: Callable[[Path, Path], object]) -> None:
     for _ in range(_MAX_WRITES - 1):
         with suppress(FileNotFoundError):  # another run of the job ended and swept the unfinished file away
-            _write_and_rename(path, content)
+            _write_once(path, content, give_name)
             return
-    _write_and_rename(path, content)
+    _write_once(path, content, give_name)
 
 
-def _write_and_rename(path: Path, content: pa.Buffer | bytes) -> None:
+def _write_once(path: Path, content: pa.Buffer | bytes, give_name: Callable[[Path, Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Without the file's own name: that may be as long as a name may be.
     temporary = path.with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
@@ -197,7 +198,7 @@ def _write_and_rename(path: Path, content: pa.Buffer | bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        give_name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

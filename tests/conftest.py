@@ -1,6 +1,6 @@
 """Real tiny checkpoints, built once per test run from a fixed seed: real architectures, real files, exact numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
 WORDS = ["the", "a", "good", "bad", "film", "tool", "library", "for", "fast", "slow", "really", "not", "café", "naïve"]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-VOCABULARY = {token: i for i, token in enumerate([*SPECIALS, *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])}
+TOKENS = dict.fromkeys([*SPECIALS, *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])  # "a" is a word and a letter
+VOCABULARY = {token: i for i, token in enumerate(TOKENS)}
 
 RAGGED_TEXTS = [
     "the good film",
@@ -122,3 +123,13 @@ def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(9)
     config = BertConfig(max_position_embeddings=32, **_config(["a", "b"]))
     return _save(BertModel(config), tmp_path_factory.mktemp("headless"), 32)
+
+
+@pytest.fixture(scope="session")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For code that comes with a checkpoint, a cache elsewhere than in the user's home; Python keeps what it saw."""
+    folder = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", folder)
+        patch.syspath_prepend(folder)
+        yield

@@ -17,7 +17,7 @@ from inference.config import TaskConfig
 from inference.errors import ConfigError, ModelError
 from inference.hook import Hook
 from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
-from inference.windows import LongText, MergeOptions, merge_windows, resolve_stride
+from inference.windows import LongText, MergeOptions, merge_windows, stride_of
 
 
 class Pooling(StrEnum):
@@ -78,7 +78,7 @@ class FeatureExtraction(Task):
         self.layers = _layers(options.layers or [], checkpoint)
         self.dtype = np.dtype(options.dtype)
         self.long_text, self.merge = options.long_text, options.merge
-        self.stride = resolve_stride(options.stride, checkpoint.max_length)
+        self.stride = stride_of(options, checkpoint.max_length)
         self.hook = Hook(options.postprocess)
 
     def fields(self) -> list[pa.Field]:

@@ -19,7 +19,7 @@ from inference.config import TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
 from inference.tasks.base import Predicted, Task, TextInput
-from inference.windows import LongText, MergeOptions, merge_windows, resolve_stride
+from inference.windows import LongText, MergeOptions, merge_windows, stride_of
 
 
 class Options(MergeOptions):
@@ -84,7 +84,7 @@ class TextClassification(Task):
         self.keeps_scores = config.scores
         self.keeps_logits = config.logits
         self.long_text, self.merge, self.merge_over = options.long_text, options.merge, options.merge_over
-        self.stride = resolve_stride(options.stride, checkpoint.max_length)
+        self.stride = stride_of(options, checkpoint.max_length)
         # Windows are taken of the first text, each with the whole second one.
         self.truncation = "only_first" if options.long_text is LongText.WINDOW else "longest_first"
         self.hook = Hook(options.postprocess)

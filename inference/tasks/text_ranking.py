@@ -11,7 +11,7 @@ from inference.config import TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
 from inference.tasks.base import Predicted, Task, TextInput
-from inference.windows import LongText, Merge, MergeOptions, merge_windows, resolve_stride
+from inference.windows import LongText, Merge, MergeOptions, merge_windows, stride_of
 
 
 class Options(MergeOptions):
@@ -45,7 +45,7 @@ class TextRanking(Task):
                 msg = f"output.{key}: text-ranking always writes {column}, and no other {key}; remove it"
                 raise ConfigError(msg)
         self.long_text, self.merge = options.long_text, options.merge
-        self.stride = resolve_stride(options.stride, checkpoint.max_length)
+        self.stride = stride_of(options, checkpoint.max_length)
         # Windows are taken of the text, each with the whole query.
         self.truncation = "only_second" if options.long_text is LongText.WINDOW else "longest_first"
         self.hook = Hook(options.postprocess)

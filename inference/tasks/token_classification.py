@@ -18,7 +18,7 @@ from inference.entities import Aggregation, Entities, Tokens, find_entities, is_
 from inference.errors import ConfigError, InputError
 from inference.hook import Hook
 from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
-from inference.windows import LongText, LongTextOptions, resolve_stride
+from inference.windows import LongText, LongTextOptions, stride_of
 
 
 class Options(LongTextOptions):
@@ -73,7 +73,7 @@ class TokenClassification(Task):
         self._check_ignored(options.ignore_labels)
         self.keeps_logits = config.logits
         self.long_text = options.long_text
-        self.stride = resolve_stride(options.stride, checkpoint.max_length)
+        self.stride = stride_of(options, checkpoint.max_length)
         self.hook = Hook(options.postprocess, is_per_token=True)
         self._checkpoint = checkpoint
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
 from inference.checkpoint import open_checkpoint
 from inference.config import Dtype, ModelConfig, TaskConfig
@@ -16,7 +16,8 @@ from inference.errors import ModelError
 from inference.model import Model
 from inference.sequences import Feature, Sequences
 from inference.tasks import load_task
-from tests.conftest import RAGGED_TEXTS
+from tests.conftest import RAGGED_TEXTS, VOCABULARY
+from tests.families import build_checkpoint
 from tests.inference.conftest import Weights, edit_json, edit_weights, max_tokens
 
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -128,6 +129,38 @@ def test_more_labels_than_the_head_has_are_refused(copy: Path) -> None:
     edit_json(copy / "config.json", id2label={str(i): f"label {i}" for i in range(4)})
     with pytest.raises(ModelError, match=f"does not load as {CLASSIFIER}"):
         load(copy)
+
+
+def test_tokens_without_an_embedding_are_refused_wherever_their_ids_lie(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens(["shardlabel"])
+    tokenizer.save_pretrained(copy)
+    num_tokens = len(VOCABULARY)
+    message = rf"has ids up to {num_tokens}, its model has embeddings for {num_tokens}; they are not of one checkpoint"
+    with pytest.raises(ModelError, match=message):
+        load(copy)
+    BertTokenizer(vocab=VOCABULARY | {"slow": num_tokens + 9}).save_pretrained(copy)  # as many tokens as embeddings
+    with pytest.raises(ModelError, match=rf"has ids up to {num_tokens + 9}, its model has embeddings for {num_tokens}"):
+        load(copy)
+
+
+def test_embeddings_without_a_token_change_nothing(copy: Path, single_label: Path) -> None:
+    name = "bert.embeddings.word_embeddings.weight"
+    edit_weights(copy, lambda weights: weights.update({name: torch.cat([weights[name], torch.ones(28, 32)])}))
+    edit_json(copy / "config.json", vocab_size=len(VOCABULARY) + 28)
+    encodings = encode(copy, RAGGED_TEXTS)
+    np.testing.assert_allclose(forward(load(copy), encodings), reference(single_label, encodings), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "head"), [("t5", "seq2seq-lm"), ("deberta-v2", "sequence-classification")])
+def test_families_whose_embedding_is_padded_load(family: str, head: str, tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, family, head, vocab_size=320)
+    name = "text2text-generation" if family == "t5" else "text-classification"
+    config = ModelConfig(name=str(path), dtype="float32")
+    checkpoint = open_checkpoint(config)
+    model = Model(config, checkpoint, load_task(TaskConfig(name=name), checkpoint))
+    assert len(model.tokenizer) < 320
+    assert len(model._module.get_input_embeddings().weight) == 320
 
 
 def test_code_that_comes_with_a_checkpoint_never_runs(copy: Path, tmp_path: Path) -> None:

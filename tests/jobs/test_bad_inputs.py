@@ -1,6 +1,7 @@
 """Bad rows, bad shards and bad outputs: each is a failed row, a named shard or one message, and harms no other."""
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,56 @@ def test_half_a_pair_fails_alone(world: World) -> None:
     assert {row["error"] for row in rows} == {None}
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.null(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_a_text_column_without_a_text_fails_the_run_by_its_rows(world: World, kind: pa.DataType) -> None:
+    world.write_shard("good.parquet", pa.nulls(NUM_ROWS, kind))
+    result = world.run()
+    assert "150 of 150 rows failed" in refusal(result)
+    assert "commonest: InputError: text is null (150)" in refusal(result)
+    assert result.exit_code == 1
+    assert not (world.out / "_SUCCESS").exists()
+
+
+HOOKS: dict[str, tuple[str, str]] = {
+    "fewer rows": ("return logits[1:]", "made (149, 3) of logits of shape (150, 3)"),
+    "fewer columns": ("return logits[:, :2]", "made (150, 2) of logits of shape (150, 3)"),
+    "nothing": ("pass", "made () of logits of shape (150, 3)"),
+    "words": ("return 'good'", "150 of 150 rows failed, more than run.max_failed_fraction"),
+    "a table": ("return {'logits': logits}", "commonest: TypeError: "),
+    "what is not finite": ("return logits * float('inf')", "gave values that are not finite (150)"),
+    "an error": ("raise KeyError('mine')", "commonest: KeyError: 'mine' (150)"),
+    "an error of ours": ("from inference.errors import InputError; raise InputError('mine')", "InputError: mine (150)"),
+    "no memory": ("raise MemoryError('all of it')", "commonest: MemoryError: all of it (150)"),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), HOOKS.values(), ids=HOOKS)
+def test_a_hook_that_gives_something_else_fails_the_run(world: World, body: str, message: str) -> None:
+    name = f"hook_{zlib.crc32(body.encode())}"  # Python imports a name once
+    (world.folder / f"{name}.py").write_text(f"def f(logits):\n    {body}\n")
+    result = world.run(f"task.options.postprocess={name}:f")
+    assert message in refusal(result)
+    assert result.exit_code == 1
+    assert not (world.out / "_SUCCESS").exists()
+
+
+def test_a_row_on_which_a_hook_raises_fails_alone(world: World) -> None:
+    texts = ["the good film"] * NUM_ROWS
+    texts[PLACE] = "a bad tool"
+    world.write_shard("good.parquet", texts)
+    assert world.run("output.logits=true", f"output.path={world.folder}/plain").exit_code == 0
+    plain = pq.read_table(world.folder / "plain" / "good.parquet").to_pylist()
+    (world.folder / "hook_picky.py").write_text(
+        f"def f(logits):\n    if (abs(logits[:, 0] - {plain[PLACE]['logits'][0]}) < 1e-4).any():\n"
+        "        raise ValueError('not this one')\n    return logits\n"
+    )
+    assert world.run("task.options.postprocess=hook_picky:f").exit_code == 0
+    rows = world.rows("good.parquet")
+    row = rows.pop(PLACE)
+    assert (row["error"], row["label"], row["confidence"]) == ("ValueError: not this one", None, None)
+    assert {(row["label"], row["error"]) for row in rows} == {(plain[0]["label"], None)}
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
 
@@ -126,7 +177,7 @@ SHARDS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(b"ORC" + b"\0" * 99),
         "bad.parquet (not a readable Parquet file (",
     ),
-    "spoilt pages": (spoilt_pages, "bad.parquet (shard bad.parquet: row groups 0 to 0 cannot be read ("),
+    "spoilt pages": (spoilt_pages, "could not be read: bad.parquet (row groups 0 to 0 cannot be read ("),
     "two columns of one name": (two_columns_of_a_name, "bad.parquet (2 columns are called 'x')"),
     "a link to nothing": (link_to("nowhere"), "bad.parquet (not a readable Parquet file ("),
     "a link to itself": (link_to("bad.parquet"), "bad.parquet (not a readable Parquet file ("),
@@ -225,8 +276,8 @@ def test_an_input_or_output_that_cannot_be_used_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_output_that_may_not_be_written_is_refused(world: World) -> None:
+def test_an_output_that_may_not_be_written_fails_the_run(world: World) -> None:
     world.out.mkdir(mode=0o500)
     result = world.run()
     assert "cannot be written" in refusal(result)
-    assert result.exit_code == 2
+    assert result.exit_code == 1

@@ -1,23 +1,29 @@
 """Jobs over a real S3 server: the same bytes as on a disk, resumed, listed in pages, and nothing by halves."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inference.errors import ConfigError, InputError, OutputError
-from jobs import storage
+from inference.errors import ConfigError, FingerprintError, InputError, JobError, OutputError
+from jobs import manifest, storage
 from jobs.config import JobConfig
 from jobs.listing import find
+from jobs.parts import PartRecord
+from jobs.plan import make_plan
 from jobs.reader import read_shards
 from jobs.run import run_job
-from jobs.storage import locate
+from jobs.storage import Location, locate
 from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
 from tests.jobs.faulty_proxy import Request, faulty_proxy
 from tests.jobs.s3_server import Store
@@ -26,8 +32,9 @@ RAY = {"executor": "ray", "threads_per_actor": 1}
 
 
 @pytest.fixture
-def bucket(store: Store, tmp_path: Path) -> Path:
+def bucket(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty bucket as the server keeps it on disk; its name is that of the test's directory."""
+    monkeypatch.setattr(storage, "SETTLE_SECONDS", 0.0)  # the tests that are about it set it
     name = tmp_path.name.replace("_", "-").lower()
     place = locate(store.uri(name) + "&allow_bucket_creation=true")
     place.filesystem.create_dir(place.path)
@@ -239,3 +246,55 @@ def test_a_part_that_the_store_does_not_give_is_not_taken_for_somebody_elses(
         proxy.decide = lambda r: "503" if "/out/b.parquet" in r.path else None
         with pytest.raises(OutputError, match=r"out/b\.parquet: cannot be read .*503"):
             run(s3_job(port=proxy.port))
+
+
+def claim(place: Location, fingerprint: dict[str, Any]) -> str:
+    """What becomes of a job that claims a directory."""
+    try:
+        manifest.begin(place, fingerprint)
+    except FingerprintError:
+        return "refused"
+    return "taken"
+
+
+def test_of_two_jobs_that_begin_in_the_same_moment_one_is_refused(
+    s3_job: MakeS3Job, bucket: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SETTLE_SECONDS", 1.0)
+    fingerprint = make_plan(s3_job()).fingerprint
+    jobs = [fingerprint | {"model.dtype": dtype} for dtype in ("float32", "bfloat16")]
+    places = [locate(store.uri(f"{bucket.name}/round-{number}")) for number in range(4)]
+    both_have_looked = threading.Barrier(2 * len(places))
+
+    def write_late(location: Location, content: bytes) -> None:
+        both_have_looked.wait(30)
+        write(location, content)
+
+    write = storage.write
+    monkeypatch.setattr(storage, "write", write_late)
+    with ThreadPoolExecutor(2 * len(places)) as pool:
+        outcomes = list(pool.map(claim, [place for place in places for _ in jobs], jobs * len(places)))
+    assert [sorted(outcomes[i : i + 2]) for i in range(0, len(outcomes), 2)] == [["refused", "taken"]] * len(places)
+    for place, outcome in zip(places, outcomes[::2], strict=True):
+        assert manifest.is_claimed(place, jobs[0]) == (outcome == "taken")
+
+
+def test_two_jobs_that_both_went_on_are_told_and_neither_reads_the_others_parts(
+    s3_job: MakeS3Job, store: Store, filled: Path
+) -> None:
+    job = s3_job()
+    other = job.model_copy(update={"model": job.model.model_copy(update={"dtype": "bfloat16"})})
+    place = locate(store.uri(f"{filled.name}/out"))
+
+    def claimed_late(_: PartRecord) -> None:
+        content = json.dumps({"fingerprint": make_plan(other).fingerprint}).encode()
+        storage.write(place.join(manifest.MANIFEST), content)
+
+    with pytest.raises(
+        JobError, match=r"another job began at .*model\.dtype was 'bfloat16', is 'float32'.* parts of both"
+    ):
+        run_job(job, lambda *_: None, claimed_late)
+    assert not (filled / "out" / "_SUCCESS").exists()
+    for one in (job, other):
+        with pytest.raises(FingerprintError, match="holds the output of another job"):
+            run(one)

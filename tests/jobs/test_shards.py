@@ -159,5 +159,5 @@ def test_columns_to_keep_keep_their_order_and_must_exist(shards: Path) -> None:
 def test_a_shard_that_shrank_since_the_plan_is_an_error(shards: Path) -> None:
     shard = list_shards([str(shards)])[0]
     pq.write_table(rows_of(0, 24), shards / "a.parquet")
-    with pytest.raises(InputError, match=r"shard a\.parquet: changed since it was listed; run again"):
+    with pytest.raises(InputError, match=r"^changed since it was listed; run again"):
         read_split(cut(shard, 100)[0], shard.schema)

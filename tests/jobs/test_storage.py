@@ -1,5 +1,8 @@
 """Listing and atomic writing."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -93,3 +96,19 @@ def test_the_leftovers_of_killed_writers_are_swept_and_nothing_else(tmp_path: Pa
         path.touch()
     storage.sweep(locate(str(tmp_path)))
     assert (leftover.exists(), part.exists()) == (False, True)
+
+
+def test_what_a_writer_leaves_that_is_killed_while_it_creates_a_file_is_swept(tmp_path: Path) -> None:
+    location = locate(str(tmp_path / "deep" / "file"))
+    code = (
+        "import os, signal; from pathlib import Path; from jobs import storage; from jobs.storage import Location\n"
+        "Path.hardlink_to = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"storage.create(Location({location.uri!r}, {location.path!r}), b'x')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "deep").iterdir())) == 1
+    storage.sweep(locate(str(tmp_path)))
+    assert list((tmp_path / "deep").iterdir()) == []
+    assert storage.create(location, b"x")
+    assert not storage.create(location, b"y")
+    assert [path.read_bytes() for path in (tmp_path / "deep").iterdir()] == [b"x"]

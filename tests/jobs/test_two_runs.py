@@ -61,6 +61,24 @@ def test_of_many_that_create_a_file_at_once_one_is_told_that_it_did(tmp_path: Pa
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
 
 
+def test_a_file_whose_draft_another_run_sweeps_away_is_created_all_the_same(tmp_path: Path) -> None:
+    directory, stop = locate(str(tmp_path)), threading.Event()
+
+    def sweep() -> None:
+        while not stop.is_set():
+            storage.sweep(directory)
+            time.sleep(0.05)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    try:
+        assert [storage.create(directory.join(f"{i}"), b"x") for i in range(100)] == [True] * 100
+    finally:
+        stop.set()
+        sweeper.join()
+    assert {(tmp_path / f"{i}").read_bytes() for i in range(100)} == {b"x"}
+
+
 def test_a_job_that_finds_the_directory_claimed_by_another_meanwhile_is_refused(make_job: MakeJob) -> None:
     job = make_job()
     run(job)

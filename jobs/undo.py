@@ -1,0 +1,80 @@
+"""A request that turns out wrong once the output directory is claimed: what the run had begun there is taken back.
+
+Only loading shows whether a model fits, in the processes that will label, and by then the directory is claimed. What
+ends with exit status 2 leaves it as it was all the same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from inference.errors import FingerprintError, JobError, OutputError, ShardlabelError
+from jobs import index, manifest, storage
+from jobs.listing import find
+from jobs.plan import Plan
+from jobs.storage import Location
+
+
+@contextmanager
+def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[None]:
+    """Put the directory's bookkeeping back when the request is refused before a part was written.
+
+    Args:
+        plan: of this run.
+        committed: the directory before it.
+
+    Raises:
+        JobError: the request is wrong, but parts are written, by this run or by another one of the same job.
+    """
+    before = _Bookkeeping(plan.output)
+    try:
+        yield
+    except FingerprintError:
+        raise  # the directory is another job's, and nothing was begun
+    except JobError:
+        raise
+    except ShardlabelError as error:
+        try:
+            if manifest.read_identities(plan.output) != committed.identities:
+                msg = f"the run stopped: {error}; the parts written until now stay"
+                raise JobError(msg) from error
+            if manifest.is_claimed(plan.output, committed.fingerprint):
+                before.restore()
+        except OutputError as lost:
+            msg = f"{error}; what the run had begun could not be taken back ({lost})"
+            raise JobError(msg) from error
+        raise
+
+
+class _Bookkeeping:
+    """What a run changes before its first part is written."""
+
+    def __init__(self, output: Location) -> None:
+        self._output = output
+        names = (index.INDEX, manifest.SUCCESS, manifest.MANIFEST)
+        self._files = {name: storage.read_bytes(output.join(name)) for name in names}
+        self._copies = set(self._find_copies())
+        is_local = isinstance(output.filesystem, pafs.LocalFileSystem)
+        folder = Path(output.join(manifest.MANIFEST).path).parent
+        self._absent = [path for path in (folder, *folder.parents) if not path.exists()] if is_local else []
+
+    def restore(self) -> None:
+        """Put it back, the claim last: until then the directory is this job's."""
+        for name in set(self._find_copies()) - self._copies:
+            storage.delete(self._output.join(f"{index.KEPT}/{name}"))
+        if not self._copies:
+            storage.delete_directory(self._output.join(index.KEPT))
+        manifest.forget_attempts(self._output)
+        for name, content in self._files.items():
+            if content is None:
+                storage.delete(self._output.join(name))
+            elif content != storage.read_bytes(self._output.join(name)):
+                storage.write(self._output.join(name), content)
+        with suppress(OSError):  # somebody put something there
+            for path in self._absent:
+                path.rmdir()
+
+    def _find_copies(self) -> list[str]:
+        return [name for name, _ in find(self._output.join(index.KEPT))]
