@@ -204,19 +204,31 @@ def begin(output: Location, fingerprint: dict[str, Any]) -> None:
     forget_attempts(output)
 
 
-def note_attempt(output: Location, part: str, max_attempts: int) -> bool:
-    """Note that a part is begun in this run, unless it was begun `max_attempts` times already; then say no.
+def note_attempt(output: Location, part: str, max_attempts: int) -> Location | None:
+    """Note that a part is begun, unless it was begun `max_attempts` times in this run; then there is no note.
 
-    What a process that is killed has noted is what remains of it.
+    What a process that is killed has noted is what remains of it; who gets through removes the note.
     """
     for number in range(max_attempts):
-        note = output.join(
-            f"{_ATTEMPTS}/{part.replace('/', '%2F')}.{number}"
-        )  # flat: not every store nests empty files
+        name = f"{part.replace('/', '%2F')}.{number}"  # flat: not every store nests empty files
+        note = output.join(f"{_ATTEMPTS}/{name}")
         if storage.read_text(note) is None:
             storage.write(note, b"")
-            return True
-    return False
+            return note
+    return None
+
+
+def read_attempts(output: Location) -> dict[str, int | None]:
+    """The notes that are there now, each with the time of its last change.
+
+    Raises:
+        OutputError: they cannot be listed.
+    """
+    try:
+        return {name: info.mtime_ns for name, info in find(output.join(_ATTEMPTS))}
+    except OSError as error:
+        msg = f"{output} cannot be listed ({error}); check permissions and credentials"
+        raise OutputError(msg) from error
 
 
 def is_complete(output: Location) -> bool:

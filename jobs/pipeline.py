@@ -20,9 +20,10 @@ import pyarrow as pa
 import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
-from jobs import manifest
+from jobs import manifest, storage
 from jobs.config import RunConfig
 from jobs.parts import Origin, PartRecord, write_part
+from jobs.patience import beating, wait_patiently
 from jobs.reading import read_split
 from jobs.resources import Resources, available_cpus, resolve_resources
 from jobs.shards import Split
@@ -130,6 +131,7 @@ class RayExecutor:
         context.raise_original_map_exception = True
         # One task in, one block out: a replayed task that yields another number of blocks hangs Ray (ray#64394).
         context.target_max_block_size = None
+        context.execution_no_progress_timeout_s = -1  # jobs/patience.py knows a slow split from a hang
         rows = pa.table({"split": [json.dumps(dataclasses.asdict(split)) for split in splits]})
         pool = ray.data.ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors)
         one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -150,7 +152,7 @@ class RayExecutor:
         )
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            for batch in batches:
+            for batch in wait_patiently(iter(batches), partial(manifest.read_attempts, work.output)):
                 yield from (PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist())
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
@@ -166,6 +168,10 @@ def _start_local_ray(max_actors: int) -> None:
 
     # Without this a local Ray writes an access token into the home directory.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # ray.init would wait for ever for a worker that is started in advance and dies before it is ready (ray#40131), and
+    # who is to have such a worker later waits 60 s, often twice, before Ray starts another.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "30")
     # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727) ...
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -234,13 +240,18 @@ class _Predict:
         split, table, error = _unnest(row)
         if error is not None:
             return row
-        if not manifest.note_attempt(self._output, split.part, _MAX_ATTEMPTS):
+        note = manifest.note_attempt(self._output, split.part, _MAX_ATTEMPTS)
+        if note is None:
             return _nest(split, pa.table({}), f"its process died {_MAX_ATTEMPTS} times while it was labelled")
         try:
-            return _nest(split, self._predictor(table))
+            with beating(note):
+                done = _nest(split, self._predictor(table))
         except DeviceError as lost:
             logging.getLogger(__name__).warning("%s: %s", split.part, lost)
             os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
+        # From here on it is the next split's doing if the process dies, even if Ray has to have this one done again.
+        storage.delete(note)
+        return done
 
 
 def _write(row: pa.Table, work: Work) -> pa.Table:
