@@ -21,10 +21,9 @@ from transformers import (
 torch.set_num_threads(1)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
-WORDS = ["the", "a", "good", "bad", "film", "tool", "library", "for", "fast", "slow", "really", "not", "café", "naïve"]
+WORDS = ["the", "an", "good", "bad", "film", "tool", "library", "for", "fast", "slow", "really", "not", "café", "naïve"]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOKENS = dict.fromkeys([*SPECIALS, *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])  # "a" is a word and a letter
-VOCABULARY = {token: i for i, token in enumerate(TOKENS)}
+VOCABULARY = {token: i for i, token in enumerate([*SPECIALS, *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS[:-1])])}
 
 RAGGED_TEXTS = [
     "the good film",

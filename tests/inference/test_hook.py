@@ -218,4 +218,4 @@ def test_a_column_that_the_task_has_already_is_refused(single_label: Path) -> No
 
 def test_a_hook_and_merging_over_scores_exclude_each_other(single_label: Path) -> None:
     with pytest.raises(ConfigError, match="windows must be merged over logits as well"):
-        label(single_label, postprocess="my_hooks:temperature", merge_over="scores")
+        label(single_label, postprocess="my_hooks:temperature", merge_over="scores", long_text="window")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from transformers import pipeline
 
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
-from inference.columns import output_schema
+from inference.columns import INPUT_IDS, output_schema
 from tests.conftest import RAGGED_TEXTS, VOCABULARY
-from tests.inference.conftest import assert_same, edit_json, edit_weights, max_tokens
+from tests.inference.conftest import assert_same, edit_weights, max_tokens
 
 ALL = TaskConfig(scores=True, logits=True)
 
@@ -175,24 +175,15 @@ def test_logits_that_are_not_finite_are_failed_rows_and_no_nan_is_left(copy: Pat
         assert row["num_tokens"] == 3
 
 
-@pytest.fixture
-def short_vocabulary(copy: Path) -> Path:
-    """A checkpoint whose embedding ends before the id of `naïve`'s last letter piece: that forward raises."""
-    rows = VOCABULARY["##a"]
-    edit_json(copy / "config.json", vocab_size=rows)
-    edit_weights(
-        copy,
-        lambda weights: weights.update(
-            {key: value[:rows].clone() for key, value in weights.items() if key.endswith("word_embeddings.weight")}
-        ),
-    )
-    return copy
-
-
-def test_a_row_whose_forward_raises_fails_alone(short_vocabulary: Path, labeller: Labeller) -> None:
+def test_a_row_whose_forward_raises_fails_alone(labeller: Labeller) -> None:
     texts = ["the good film", "tools", "a bad film", "slow", "fast library"]
-    assert "##s" in VOCABULARY  # `tools` becomes tool + ##s, the only id that the embedding lacks
-    rows = Labeller(short_vocabulary)(list(texts))
+    tokens = labeller.tokenizer(pa.table({"text": texts}))
+    column = tokens.column(INPUT_IDS)
+    ids = column.to_pylist()
+    ids[1][0][1] = len(VOCABULARY)  # which has no embedding
+    place = tokens.column_names.index(INPUT_IDS)
+    spoilt = tokens.set_column(place, INPUT_IDS, pa.chunked_array([ids], column.type))
+    rows = labeller.predictor(spoilt).to_pylist()
     assert rows[1]["label"] is None
     assert rows[1]["error"].startswith("IndexError: index out of range")
     whole = labeller(list(texts))
