@@ -46,7 +46,9 @@ class Model:
         self._task = task
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
         _check_vocabulary(checkpoint, self.tokenizer, self._module)
-        if config.fused and (self.device, self.dtype) == ("cpu", "bfloat16") and fused.is_available():
+        is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
+        kind = (self.device, self.dtype)
+        if config.fused and kind == ("cpu", "bfloat16") and not is_foreign and fused.is_available():
             fused.fuse(self._module)
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.

@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+from inference import ModelConfig, Predictor, TaskConfig, Tokenizer, fused
 from inference.checkpoint import open_checkpoint
 from inference.errors import ModelError
+from inference.model import Model
 from inference.remote_code import code_digest, find_code
+from inference.tasks import load_task
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.conftest import edit_json
 from tests.own_code import MODELING, with_code
@@ -129,3 +131,15 @@ def test_a_tokenizer_of_its_own_is_used(single_label: Path, own: Path) -> None:
     ]
     assert ids[0] == [ids[1][0], ids[0][1], ids[0][2], ids[1][3]]
     assert ids[0][1] == ids[1][2]  # "bad tool" and "good bad"
+
+
+def test_the_layers_of_code_that_nobody_here_knows_are_left_as_they_are(own: Path, single_label: Path) -> None:
+    if not fused.is_available():
+        pytest.skip("no bfloat16 on this processor")
+    found = []
+    for path in (own, single_label):
+        config = ModelConfig(name=str(path), dtype="bfloat16", trust_remote_code=True)
+        checkpoint = open_checkpoint(config)
+        module = Model(config, checkpoint, load_task(TaskConfig(), checkpoint))._module
+        found.append(any(isinstance(child, fused.PackedLinear) for child in module.modules()))
+    assert found == [False, True]
