@@ -228,7 +228,11 @@ def test_a_part_is_called_as_its_shard_whatever_that_is(make_job: MakeJob, folde
     labelled(make_job, folder)
     out = folder.parent / "out"
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert files == {*NAMES, "_SUCCESS", "_shardlabel/manifest.json", "_shardlabel/report.json"}
+    assert files == {
+        *NAMES,
+        "_SUCCESS",
+        *(f"_shardlabel/{name}" for name in ("index.pq", "manifest.json", "report.json")),
+    }
     for i, name in enumerate(NAMES):
         assert pq.ParquetFile(out / name).read().column("text").to_pylist() == [f"the good film {i}"]
     assert run(make_job(input={"path": str(folder)})).new_rows == 0
