@@ -121,7 +121,7 @@ def test_the_switch_turns_them_off(tmp_path: Path) -> None:
         model = Model(config, checkpoint, load_task(TaskConfig(), checkpoint))
         offsets, rows = np.array([0, len(ids)]), np.array([0])
         sequences = Sequences(ids=ids.numpy().astype(np.int32), features={}, offsets=offsets, row_index=rows)
-        values: NDArray[np.float32] = model.forward(sequences, rows).values["logits"]
+        values: NDArray[np.float32] = model.forward(sequences, rows).values["logits"].float().numpy()
         return values
 
     plain = logits(path, "sequence-classification", [ids], torch.bfloat16)[0].numpy()
