@@ -9,17 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def plan_micro_batches(lengths: NDArray[np.int64], max_batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+def plan_micro_batches(
+    lengths: NDArray[np.int64], max_batch_tokens: int, *, is_packed: bool = False
+) -> Iterator[NDArray[np.int64]]:
     """Yield the indices of each micro-batch, longest sequences first.
 
     Sorted by length (ties in input order, so that the plan depends on the lengths alone), then cut so that
-    rows * longest row <= `max_batch_tokens`; a sequence that alone is longer gets a micro-batch of its own.
+    rows * longest row <= `max_batch_tokens`, or the sum of the lengths where nothing is padded; a sequence that alone
+    is longer gets a micro-batch of its own.
     """
     order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
         longest = max(int(lengths[order[start]]), 1)
-        end = start + max(max_batch_tokens // longest, 1)
+        if is_packed:
+            before = ends[start] - lengths[order[start]]
+            end = int(np.searchsorted(ends, before + max_batch_tokens, side="right"))
+        else:
+            end = start + max_batch_tokens // longest
+        end = max(end, start + 1)
         yield order[start:end]
         start = end
 

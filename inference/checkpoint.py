@@ -30,7 +30,7 @@ _VOCABULARIES = (
 
 # Families that number positions from pad_token_id + 1, so that max_position_embeddings is 2 more than the real limit
 # (RoBERTa's 514 allow 512 tokens; the 513th raises an index error in the embedding).
-_OFFSET_POSITIONS = {
+OFFSET_POSITIONS = {
     "camembert",
     "data2vec-text",
     "esm",
@@ -236,7 +236,7 @@ def _position_limit(config: dict[str, Any], path: Path) -> int | None:
     pad_token_id = config.get("pad_token_id")
     pad_token_id = 1 if pad_token_id is None else pad_token_id
     limit = _number(positions, "max_position_embeddings", path / "config.json") or 0
-    return int(limit) - (pad_token_id + 1 if family in _OFFSET_POSITIONS else 0)
+    return int(limit) - (pad_token_id + 1 if family in OFFSET_POSITIONS else 0)
 
 
 def _number(value: Any, key: str, file: Path) -> float | None:

@@ -28,11 +28,13 @@ class ModelConfig(Frozen):
     max_length: PositiveInt | None = None
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
-    """Padded tokens of a micro-batch (rows times longest row); None is 2,048 on a CPU and 65,536 on a GPU."""
+    """Tokens of a micro-batch, padding included; None is 2,048 on a CPU and 65,536 on a GPU."""
     fused: bool = True
     """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
     trust_remote_code: bool = False
     """Run the code that comes with the checkpoint, with the rights of this process."""
+    packed: bool | None = None
+    """Run sequences one after the other, without padding; None is yes on a GPU, for the families that can."""
 
 
 class TaskConfig(Frozen):

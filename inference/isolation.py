@@ -1,6 +1,7 @@
 """One bad row must not take its neighbours along: what raises is halved until the row that does it stands alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -41,17 +42,29 @@ def isolate(
         isolate(work, half, errors, on_out_of_memory)
 
 
+@contextmanager
+def loses_device() -> Iterator[None]:
+    """Say what it means when the accelerator fails, which it may do after the call that broke it.
+
+    Raises:
+        DeviceError: it is lost for this process.
+    """
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        msg = f"the accelerator of this process can no longer be used ({str(error).partition(chr(10))[0]})"
+        raise DeviceError(msg) from error
+
+
 def _attempt(work: Work, indices: NDArray[np.int64]) -> tuple[str | None, bool]:
     """Why it failed, as text: the exception itself would keep alive the tensors that did not fit."""
     try:
-        work(indices)
+        with loses_device():
+            work(indices)
     except InputError as error:
         return f"InputError: {error}", False
     except ShardlabelError:
         raise
-    except torch.AcceleratorError as error:
-        msg = f"the accelerator of this process can no longer be used ({str(error).partition(chr(10))[0]})"
-        raise DeviceError(msg) from error
     except Exception as error:  # noqa: BLE001 - the one place where a row's failure becomes its `error`
         return f"{type(error).__name__}: {error}", _is_out_of_memory(error)
     return None, False

@@ -3,6 +3,7 @@
 Loading refuses what would give wrong numbers: weights missing from the file, labels that differ from the plan's.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,30 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from inference import fused
+from inference.attention import PACKED
+from inference.batch import Batch
 from inference.batching import pad
 from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
 from inference.errors import ModelError
-from inference.hardware import Device, resolve_dtype
+from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
+from inference.heads import sequence_logits
+from inference.packing import Packing, resolve_packed
 from inference.remote_code import advice, guarded, import_code
 from inference.sequences import Sequences
-from inference.tasks.base import Batch, Outputs, Task
+from inference.tasks.base import Outputs, Task
 from inference.tokenization import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What packing may change, as the norm of the difference over the norm: the rounding of two ways to add up. Sequences
+# that see one another change a tiny model by 0.1 and more.
+_TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
+
+# Tokens of the sequences that packing is tried with: one alone, equal ones, longer ones than ModernBERT sees at once.
+_TRIED_LENGTHS = (300, 33, 33, 17, 16, 5, 2, 1)
+
+logger = logging.getLogger(__name__)
 
 
 def count_gpus() -> int:
@@ -47,39 +61,105 @@ class Model:
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
         _check_vocabulary(checkpoint, self.tokenizer, self._module)
         is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
-        kind = (self.device, self.dtype)
-        if config.fused and kind == ("cpu", "bfloat16") and not is_foreign and fused.is_available():
+        on_cpu = (self.device, self.dtype) == ("cpu", "bfloat16")
+        is_fused = config.fused and on_cpu and not is_foreign and fused.is_available()
+        if is_fused:
             fused.fuse(self._module)
+        self._attend = fused.attend if is_fused else None
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.
         self._pad_token_id = 0 if pad_token_id is None else int(pad_token_id)
+        self.is_packed = resolve_packed(config.packed, checkpoint.model_type, self.device, self.dtype)
+        if self.is_packed:
+            budget = config.max_batch_tokens or MAX_BATCH_TOKENS["cuda"]
+            self._pack = Packing(checkpoint, self._pad_token_id, budget if self.device == "cuda" else None)
+            self.is_packed = self._packs_rightly(checkpoint)
 
     def forward(self, sequences: Sequences, indices: NDArray[np.int64]) -> Outputs:
-        """Run the chosen sequences as one micro-batch and keep what the task keeps, as NumPy arrays (see `Outputs`)."""
+        """Run the chosen sequences as one micro-batch and keep what the task keeps: tensors that may not be ready yet.
+
+        On a GPU nothing here waits for it; `inference.copies` brings the outputs over.
+        """
+        with torch.inference_mode():
+            batch = self._packed(sequences, indices) if self.is_packed else self._padded(sequences, indices)
+            outputs = self._task.forward(batch)
+        counts = np.ones(len(indices), dtype=np.int64) if outputs.counts is None else np.asarray(outputs.counts)
+        return Outputs(outputs.values, counts)
+
+    def _padded(self, sequences: Sequences, indices: NDArray[np.int64]) -> Batch:
         padded, is_token = pad(sequences.ids, sequences.offsets, indices, self._pad_token_id)
         arrays = {"input_ids": padded}
-        if not is_token.all():
+        has_padding = not is_token.all()
+        if has_padding:
             arrays["attention_mask"] = is_token.astype(np.int64)
         if "type_ids" in sequences.features:
             arrays["token_type_ids"] = pad(sequences.features["type_ids"], sequences.offsets, indices, 0)[0]
-        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
-        mask = torch.from_numpy(is_token).to(self.device)
+        return Batch(
+            module=self._module,
+            inputs={name: self._to_device(array) for name, array in arrays.items()},
+            ids=padded[is_token].astype(np.int32),
+            lengths=sequences.lengths[indices],
+            mask=self._to_device(is_token),
+            bounds=None,
+            places=np.flatnonzero(is_token) if has_padding else None,
+            to_device=self._to_device,
+            tokenizer=self.tokenizer,
+        )
+
+    def _packed(self, sequences: Sequences, indices: NDArray[np.int64]) -> Batch:
+        packed = self._pack(sequences, indices)
+        rows = [packed.ids, packed.positions, *([] if packed.types is None else [packed.types])]
+        names = ("input_ids", "position_ids", "token_type_ids")
+        tensors = self._to_device(np.stack(rows)).long()
+        bounds = self._to_device(packed.bounds)
+        lengths = sequences.lengths[indices]
+        ways = {"cu_seq_lens_q": bounds, "max_length_q": packed.longest, "runs": packed.runs, "attend": self._attend}
+        return Batch(
+            module=self._module,
+            inputs={**{name: row[None] for name, row in zip(names, tensors, strict=False)}, **ways},
+            ids=packed.ids[: int(lengths.sum())],
+            lengths=lengths,
+            mask=None,
+            bounds=bounds,
+            places=None,
+            to_device=self._to_device,
+            tokenizer=self.tokenizer,
+        )
+
+    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        # From pinned memory the copy takes its turn behind the kernels that run, and the host goes on.
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else tensor
+
+    def _packs_rightly(self, checkpoint: Checkpoint) -> bool:
+        """Try it on a few sequences, and leave attention as it was where padding says something else."""
+        lengths = np.minimum(_TRIED_LENGTHS, checkpoint.max_length).astype(np.int64)
+        offsets, order = np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths))
+        ids = np.random.default_rng(0).integers(self._module.config.vocab_size, size=offsets[-1], dtype=np.int32)
+        sequences = Sequences(ids=ids, features={}, offsets=offsets, row_index=order)
+        usual = self._module.config._attn_implementation  # noqa: SLF001 - there is no public name for it
         with torch.inference_mode():
-            outputs = self._task.forward(Batch(self._module, inputs, mask, self.tokenizer))
-        counts = np.ones(len(indices), dtype=np.int64) if outputs.counts is None else np.asarray(outputs.counts)
-        return Outputs({name: _to_numpy(value) for name, value in outputs.values.items()}, counts)
+            expected = self._probe(self._padded(sequences, order))
+            self._module.set_attn_implementation(PACKED)
+            found = self._probe(self._packed(sequences, order))
+        error = max(float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True))
+        if error <= _TOLERANCES[self.dtype]:
+            return True
+        self._module.set_attn_implementation(usual)
+        logger.warning("model.packed: sequences without padding differ by %.1e here, so they are padded", error)
+        return False
+
+    def _probe(self, batch: Batch) -> list[torch.Tensor]:
+        """What the base model and a head over sequences give."""
+        values = [batch.of_tokens(self._module.base_model(**batch.inputs).last_hidden_state)]
+        if self._task.auto_class == "AutoModelForSequenceClassification":
+            values.append(sequence_logits(batch))
+        return [value.float() for value in values]
 
     def release_memory(self) -> None:
         """Give back what the device's allocator holds in reserve."""
         if self.device == "cuda":
             torch.cuda.empty_cache()
-
-
-def _to_numpy(value: Any) -> NDArray[Any]:
-    if isinstance(value, torch.Tensor):
-        value = (value.float() if value.is_floating_point() else value).cpu().numpy()
-    array: NDArray[Any] = value
-    return array
 
 
 def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:

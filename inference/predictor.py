@@ -5,6 +5,7 @@ others are not harmed.
 """
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,9 @@ from inference.checkpoint import open_checkpoint
 from inference.collected import Collected, Values
 from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, TOKEN_COLUMNS, accounting_fields, scatter
 from inference.config import ModelConfig, TaskConfig
+from inference.copies import Arrived, Copies
 from inference.hardware import MAX_BATCH_TOKENS
-from inference.isolation import isolate
+from inference.isolation import isolate, loses_device
 from inference.model import Model
 from inference.sequences import Sequences
 from inference.tasks import load_task, text_columns
@@ -107,20 +109,33 @@ class Predictor:
     def _forward(self, sequences: Sequences) -> tuple[Values, dict[int, str]]:
         """The outputs of every sequence, and the messages of those that raised."""
         collected, errors = Collected(len(sequences.lengths)), dict[int, str]()
+        copies, is_packed = Copies(self._model.device), self._model.is_packed
+        launched: list[Arrived] = []
 
         def forward(indices: NDArray[np.int64]) -> None:
-            collected.add(indices, self._model.forward(sequences, indices))
+            launched.append((indices, self._model.forward(sequences, indices)))
 
         def halve_budget(indices: NDArray[np.int64]) -> None:
-            num_tokens = len(indices) * int(sequences.lengths[indices].max())
+            lengths = sequences.lengths[indices]
+            num_tokens = int(lengths.sum()) if is_packed else len(indices) * int(lengths.max())
             self._max_batch_tokens = max(min(self._max_batch_tokens, num_tokens) // 2, 1)
             self._model.release_memory()
             logger.warning("out of memory: micro-batches have %d tokens from now on", self._max_batch_tokens)
 
-        for planned in plan_micro_batches(sequences.lengths, self._max_batch_tokens):
+        def plan(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+            return plan_micro_batches(lengths, self._max_batch_tokens, is_packed=is_packed)
+
+        for planned in plan(sequences.lengths):
             # Planned again, because the budget may have shrunk since; with the same budget it comes back as it is.
-            for order in plan_micro_batches(sequences.lengths[planned], self._max_batch_tokens):
+            for order in plan(sequences.lengths[planned]):
                 isolate(forward, planned[order], errors, halve_budget)
+            with loses_device():
+                while launched:
+                    for arrived in copies.add(*launched.pop(0)):
+                        collected.add(*arrived)
+        with loses_device():
+            for arrived in copies.finish():
+                collected.add(*arrived)
         return collected.finish(), errors
 
 

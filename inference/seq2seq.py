@@ -12,8 +12,9 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
+from inference.batch import Batch
 from inference.errors import ConfigError, ModelError
-from inference.tasks.base import Batch, Outputs
+from inference.tasks.base import Outputs
 
 # Rows x steps x vocabulary: 256 MiB of float32, 32 rows of 64 steps over T5's 32,128 tokens.
 _MAX_LOGITS = 2**26

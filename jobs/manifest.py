@@ -31,7 +31,7 @@ class Committed:
     """The state of an output directory against a plan."""
 
     fingerprint: dict[str, Any]
-    """The plan's, with precision and micro-batches as the directory's first run settled them, if there was one."""
+    """The plan's, with what the hardware decides as the directory's first run settled it, if there was one."""
     records: tuple[PartRecord, ...]
     """Of the parts that are committed."""
     pending: tuple[Split, ...]
@@ -139,7 +139,7 @@ def read_identities(output: Location) -> dict[str, PartIdentity | None]:
 def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
     """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
     resolved = dict(fingerprint)
-    for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None}.items():
+    for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None, "model.packed": None}.items():
         if resolved[key] == unsettled:
             resolved[key] = existing.get(key)
     changes = [

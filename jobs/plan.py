@@ -10,6 +10,7 @@ from inference.checkpoint import open_checkpoint, weights_digest
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
+from inference.packing import resolve_packed
 from inference.remote_code import code_digest
 from inference.tasks import load_task, text_columns
 from jobs.config import JobConfig
@@ -35,7 +36,9 @@ class Plan:
     """The columns read from every shard."""
     output_schema: pa.Schema
     fingerprint: dict[str, Any]
-    """Everything that determines the output; `model.dtype` and `model.max_batch_tokens` may still be unsettled."""
+    """Everything that determines the output; what the hardware decides of `model` may still be unsettled."""
+    model_type: str
+    """The checkpoint's family."""
 
 
 def make_plan(job: JobConfig) -> Plan:
@@ -47,6 +50,7 @@ def make_plan(job: JobConfig) -> Plan:
     task_config = job.task_config
     checkpoint = open_checkpoint(job.model)
     task = load_task(task_config, checkpoint)
+    resolve_packed(job.model.packed, checkpoint.model_type, "cpu", job.model.dtype)  # refused before anything is read
     output = locate(job.output.path)
     shards = list_shards(job.input.path)
     good = [shard for shard in shards if shard.error is None]
@@ -93,10 +97,12 @@ def make_plan(job: JobConfig) -> Plan:
             "model.max_length": checkpoint.max_length,
             "model.max_batch_tokens": job.model.max_batch_tokens,
             "model.fused": job.model.fused,
+            "model.packed": job.model.packed,
             "task.name": job.task.name,
             "task.options": job.task.options,
             "task.postprocess": task.hook.identity,
         },
+        model_type=checkpoint.model_type,
     )
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
+from inference.packing import resolve_packed
 from jobs import manifest
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
@@ -92,13 +93,15 @@ def run_job(
 
 
 def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
-    """Settle what the hardware decides, precision and micro-batches, unless the output's first run settled it."""
+    """Settle what the hardware decides of the model, unless the output's first run settled it."""
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
     dtype = resolve_dtype(committed.fingerprint["model.dtype"], device)
     max_batch_tokens = committed.fingerprint["model.max_batch_tokens"] or MAX_BATCH_TOKENS[device]
-    fingerprint = committed.fingerprint | {"model.dtype": dtype, "model.max_batch_tokens": max_batch_tokens}
+    packed = resolve_packed(committed.fingerprint["model.packed"], plan.model_type, device, dtype)
+    settled = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "packed": packed}
+    fingerprint = committed.fingerprint | {f"model.{key}": value for key, value in settled.items()}
     return Work(
-        model=plan.model.model_copy(update={"dtype": dtype, "max_batch_tokens": max_batch_tokens}),
+        model=plan.model.model_copy(update=settled),
         task=plan.task,
         resources=resources,
         read_schema=plan.read_schema,

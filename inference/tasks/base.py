@@ -11,28 +11,16 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from inference.batch import Batch
 from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
+from inference.heads import sequence_logits
 from inference.hook import Hook
 from inference.sequences import Feature, Sequences
 from inference.windows import LongText
 
 TextInput = str | tuple[str, str] | list[str]
 """What becomes one sequence, or several windows: a text, a pair of texts, or the words of a text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One micro-batch on its way through the model; tensors are on the model's device."""
-
-    module: Any
-    """The transformers model."""
-    inputs: dict[str, Any]
-    """What `module(**inputs)` takes: ids, and mask and type ids where they say something; shape (sequences, tokens)."""
-    mask: Any
-    """Boolean tensor of shape (sequences, tokens): True on real tokens."""
-    tokenizer: Any
-    """The checkpoint's tokenizer, shared by all threads: decode with it, change nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +109,7 @@ class Task(ABC):
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model; the default keeps one vector of logits per sequence."""
-        return Outputs({"logits": batch.module(**batch.inputs).logits})
+        return Outputs({"logits": sequence_logits(batch)})
 
     @abstractmethod
     def postprocess(self, predicted: Predicted) -> list[pa.Array]:

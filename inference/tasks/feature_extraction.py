@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from inference.arrays import lists, vectors
+from inference.batch import Batch
 from inference.checkpoint import Checkpoint
 from inference.config import TaskConfig
 from inference.errors import ConfigError, ModelError
+from inference.heads import pool_packed
 from inference.hook import Hook
-from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
+from inference.tasks.base import Outputs, Predicted, Task, TextInput
 from inference.windows import LongText, MergeOptions, merge_windows, stride_of
 
 
@@ -99,10 +101,10 @@ class FeatureExtraction(Task):
         encoder = batch.module.get_encoder() if config.is_encoder_decoder else batch.module
         output = encoder(**batch.inputs, output_hidden_states=bool(self.layers))
         if self.pooling is Pooling.NONE:
-            tokens = output.last_hidden_state[batch.mask].float()
-            return Outputs({"embedding": self._cut(tokens)}, batch.mask.sum(dim=1).cpu().numpy())
+            tokens = batch.of_tokens(output.last_hidden_state).float()
+            return Outputs({"embedding": self._cut(tokens)}, batch.lengths)
         hidden = {"embedding": output.last_hidden_state} | {str(i): output.hidden_states[i] for i in self.layers}
-        return Outputs({name: self._cut(pool(value, batch.mask, self.pooling)) for name, value in hidden.items()})
+        return Outputs({name: self._cut(self._pool(value, batch)) for name, value in hidden.items()})
 
     def postprocess(self, predicted: Predicted) -> list[pa.Array]:
         """Vectors of shape (sequences, width), or (tokens, width) without pooling, -> the arrays of `fields`.
@@ -128,6 +130,11 @@ class FeatureExtraction(Task):
             stacked = np.stack([merged[str(i)] for i in self.layers], axis=1).reshape(-1, self.width)
             arrays.append(lists(self._vectors(stacked), np.full(predicted.num_rows, len(self.layers))))
         return [*arrays, *extra]
+
+    def _pool(self, hidden: Any, batch: Batch) -> Any:
+        if batch.bounds is None:
+            return pool(hidden, batch.mask, self.pooling)
+        return pool_packed(hidden, batch, self.pooling)
 
     def _vectors(self, values: NDArray[np.float32]) -> pa.Array:
         scaled = normalize(values) if self.is_normalized else values

@@ -3,19 +3,21 @@
 In: logits at the masks alone, of shape (masks, vocabulary). Out: `predictions`, for each mask the best k tokens.
 """
 
-from copy import copy
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from tokenizers import Tokenizer
 
 from inference.arrays import lists
+from inference.batch import Batch
 from inference.checkpoint import Checkpoint, mask_token
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
-from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
+from inference.heads import answering
+from inference.tasks.base import Outputs, Predicted, Task, TextInput
 from inference.windows import LongText
 
 
@@ -87,14 +89,15 @@ class FillMask(Task):
 
     def forward(self, batch: Batch) -> Outputs:
         """The best tokens of each mask, ranked on the device: 250,000 logits for each would be dear to bring over."""
-        is_mask = batch.inputs["input_ids"] == batch.tokenizer.mask_token_id
-        counts = is_mask.sum(dim=1).cpu().numpy()
+        is_mask = batch.ids == batch.tokenizer.mask_token_id
+        counts = np.add.reduceat(is_mask, np.cumsum(batch.lengths) - batch.lengths, dtype=np.int64)
         if not counts.all():  # before the model runs, so that finding the row by halves costs nothing
             msg = "no mask is left in the sequence; the text was cut before it"
             raise InputError(msg)
-        parts = [self._rank(logits.float()) for logits in _logits_at(batch, is_mask)]
-        values = {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in parts[0]}
-        return Outputs(values, counts)
+        import torch
+
+        parts = [self._rank(logits.float()) for logits in _logits_at(batch, np.flatnonzero(is_mask))]
+        return Outputs({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, counts)
 
     def _rank(self, logits: Any) -> dict[str, Any]:
         """Logits of shape (masks, vocabulary) -> ids, logits and confidences of shape (masks, k), best first."""
@@ -140,20 +143,18 @@ def _target_ids(checkpoint: Checkpoint, targets: tuple[str, ...]) -> list[int]:
     return list(ids.values())
 
 
-def _logits_at(batch: Batch, is_mask: Any) -> Any:
+def _logits_at(batch: Batch, masks: NDArray[np.int64]) -> Any:
     """Yield the logits at the masks in tensors of shape (some masks, vocabulary), in their order.
 
     The head, whatever it is made of, sees the masks only: the model runs a second time, on a copy whose base model
-    answers at once with what the real one has found. (A hook on the base model would be seen by other threads.)
+    answers at once with what the real one has found.
     """
     module = batch.module
     if module.base_model is module:
-        yield module(**batch.inputs).logits[is_mask]
+        yield batch.of_tokens(module(**batch.inputs).logits, masks)
         return
     answer = module.base_model(**batch.inputs)
-    base, head = copy(module.base_model), copy(module)
-    base.forward = lambda *_, **__: answer
-    vars(head)["_modules"] = {**module._modules, module.base_model_prefix: base}  # noqa: SLF001 - a copy shares it
-    for hidden in answer.last_hidden_state[is_mask].split(max(_MAX_LOGITS // module.config.vocab_size, 1)):
+    found = batch.of_tokens(answer.last_hidden_state, masks)
+    for hidden in found.split(max(_MAX_LOGITS // module.config.vocab_size, 1)):
         answer.last_hidden_state = hidden[None]
-        yield head(input_ids=batch.inputs["input_ids"]).logits[0]
+        yield answering(module, answer)(input_ids=batch.inputs["input_ids"]).logits[0]

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from inference.arrays import lists
+from inference.batch import Batch
 from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
 from inference.sequences import Sequences
 from inference.spans import Answer, find_spans, merge_answers, whole_words
-from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
+from inference.tasks.base import Outputs, Predicted, Task, TextInput
 from inference.windows import LongText, resolve_stride
 
 
@@ -110,8 +111,8 @@ class QuestionAnswering(Task):
         # T5 and BART would keep the keys and values of a decoder that takes no second step.
         more = {"use_cache": False} if batch.module.config.is_encoder_decoder else {}
         outputs = batch.module(**batch.inputs, **more)
-        values = {"start": outputs.start_logits[batch.mask], "end": outputs.end_logits[batch.mask]}
-        return Outputs(values, batch.mask.sum(dim=1).cpu().numpy())
+        values = {"start": batch.of_tokens(outputs.start_logits), "end": batch.of_tokens(outputs.end_logits)}
+        return Outputs(values, batch.lengths)
 
     def postprocess(self, predicted: Predicted) -> list[pa.Array]:
         """Logits of shape (tokens,), for starts and for ends -> the arrays of `fields`."""

@@ -15,11 +15,12 @@ from tokenizers import Tokenizer as Backend
 
 from inference.activations import softmax
 from inference.arrays import lists, vectors
+from inference.batch import Batch
 from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
-from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
+from inference.tasks.base import Outputs, Predicted, Task, TextInput
 from inference.windows import LongText
 
 

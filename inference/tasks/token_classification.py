@@ -12,12 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inference.arrays import lists, vectors
+from inference.batch import Batch
 from inference.checkpoint import Checkpoint
 from inference.config import TaskConfig
 from inference.entities import Aggregation, Entities, Tokens, find_entities, is_glued, stitch
 from inference.errors import ConfigError, InputError
 from inference.hook import Hook
-from inference.tasks.base import Batch, Outputs, Predicted, Task, TextInput
+from inference.tasks.base import Outputs, Predicted, Task, TextInput
 from inference.windows import LongText, LongTextOptions, stride_of
 
 
@@ -104,7 +105,7 @@ class TokenClassification(Task):
 
     def forward(self, batch: Batch) -> Outputs:
         """The logits of every token."""
-        return Outputs({"logits": batch.module(**batch.inputs).logits[batch.mask]}, batch.mask.sum(dim=1).cpu().numpy())
+        return Outputs({"logits": batch.of_tokens(batch.module(**batch.inputs).logits)}, batch.lengths)
 
     def postprocess(self, predicted: Predicted) -> list[pa.Array]:
         """Logits of shape (tokens, num_labels) -> the arrays of `fields`."""

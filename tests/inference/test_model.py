@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from inference.checkpoint import open_checkpoint
 from inference.config import Dtype, ModelConfig, TaskConfig
+from inference.copies import Copies
 from inference.errors import ModelError
 from inference.model import Model
 from inference.sequences import Feature, Sequences
@@ -55,7 +56,9 @@ def forward(model: Model, encodings: list[dict[str, Any]], indices: list[int] | 
     offsets = np.cumsum([0, *(encoding["input_ids"].shape[1] for encoding in encodings)])
     order = np.arange(len(encodings))
     sequences = Sequences(ids=flat("input_ids"), features=features, offsets=offsets, row_index=order)
-    logits: NDArray[np.float32] = model.forward(sequences, np.array(indices or order)).values["logits"]
+    copies, chosen = Copies(model.device), np.array(indices or order)
+    ((_, outputs),) = [*copies.add(chosen, model.forward(sequences, chosen)), *copies.finish()]
+    logits: NDArray[np.float32] = outputs.values["logits"]
     return logits
 
 

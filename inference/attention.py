@@ -1,0 +1,83 @@
+"""Attention within each of many sequences that lie one after the other, registered with transformers under `PACKED`.
+
+In: queries, keys and values of one long row, and the sequences' bounds. Out: what each token gathers in its own
+sequence. On a GPU torch's own kernel for ragged sequences; on a CPU one call for each run of equally long ones.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED = "shardlabel_packed"
+
+
+def packed_attention(  # noqa: PLR0913 - the signature is transformers'
+    module: Any,  # noqa: ARG001 - likewise
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    runs: tuple[tuple[int, int], ...] = (),
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor] | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function as transformers calls it, for a batch of one row of many sequences.
+
+    Args:
+        module: the layer that calls.
+        query: of shape (1, heads, tokens, width), as are `key` and `value`.
+        key: see `query`.
+        value: see `query`.
+        attention_mask: none; transformers makes no mask for an attention whose name it does not know.
+        cu_seq_lens_q: int32, where each sequence starts and where the last one ends.
+        max_length_q: tokens of the longest sequence, or more.
+        runs: (how many sequences, of how many tokens) that follow one another; what a CPU goes by.
+        attend: a kernel for equally long sequences on a CPU, in place of torch's.
+        scaling: of the scores; None is one over the root of the width.
+        sliding_window: a token sees those that are less than this away; None is all.
+        _: what other attentions take.
+
+    Returns:
+        shape (1, tokens, heads, width), and no weights.
+    """
+    if attention_mask is not None or cu_seq_lens_q is None:
+        msg = "packed attention takes the bounds of sequences and no mask: others would see one another"
+        raise AssertionError(msg)
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    if query.is_cuda:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - compiles its operators when imported
+
+        reach = -1 if sliding_window is None else sliding_window - 1
+        bounds, longest = cu_seq_lens_q, max_length_q
+        found: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach))
+        return found[None], None
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    start = 0
+    for count, length in runs:
+        end = start + count * length
+        # A view of (sequences, heads, tokens, width): equal lengths that lie side by side need no copy and no mask.
+        states = [x[start:end].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)]
+        mask = None if sliding_window is None or length <= sliding_window else _band(length, sliding_window, q.device)
+        if attend is not None and mask is None:
+            part = attend(states[0], states[1], states[2], q.shape[-1] ** -0.5 if scaling is None else scaling)
+        else:
+            part = scaled_dot_product_attention(states[0], states[1], states[2], mask, scale=scaling)
+        out[start:end].view(count, length, *out.shape[1:]).copy_(part.transpose(1, 2))
+        start = end
+    return out[None], None
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    places = torch.arange(length, device=device)
+    return (places[:, None] - places[None, :]).abs() < window
+
+
+AttentionInterface.register(PACKED, packed_attention)
