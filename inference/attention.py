@@ -52,7 +52,7 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
         msg = "packed attention takes the bounds of sequences and no mask: others would see one another"
         raise AssertionError(msg)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    if query.is_cuda:
+    if query.device.type != "cpu":
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - compiles its operators when imported
 
         reach = -1 if sliding_window is None else sliding_window - 1
