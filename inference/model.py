@@ -113,7 +113,9 @@ class Model:
         tensors = self._to_device(np.stack(rows)).long()
         bounds = self._to_device(packed.bounds)
         lengths = sequences.lengths[indices]
-        ways = {"cu_seq_lens_q": bounds, "max_length_q": packed.longest, "runs": packed.runs, "attend": self._attend}
+        ways: dict[str, Any] = {"cu_seq_lens_q": bounds, "max_length_q": packed.longest}
+        if self.device == "cpu":  # a compiled model would be compiled again for other runs
+            ways |= {"runs": packed.runs, "attend": self._attend}
         return Batch(
             module=self._module,
             inputs={**{name: row[None] for name, row in zip(names, tensors, strict=False)}, **ways},
