@@ -61,8 +61,8 @@ class Model:
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
         _check_vocabulary(checkpoint, self.tokenizer, self._module)
         is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
-        kind = (self.device, self.dtype)
-        is_fused = config.fused and kind == ("cpu", "bfloat16") and not is_foreign and fused.is_available()
+        on_cpu = (self.device, self.dtype) == ("cpu", "bfloat16")
+        is_fused = config.fused and on_cpu and not is_foreign and fused.is_available()
         if is_fused:
             fused.fuse(self._module)
         self._attend = fused.attend if is_fused else None
@@ -113,7 +113,9 @@ class Model:
         tensors = self._to_device(np.stack(rows)).long()
         bounds = self._to_device(packed.bounds)
         lengths = sequences.lengths[indices]
-        ways = {"cu_seq_lens_q": bounds, "max_length_q": packed.longest, "runs": packed.runs, "attend": self._attend}
+        ways: dict[str, Any] = {"cu_seq_lens_q": bounds, "max_length_q": packed.longest}
+        if self.device == "cpu":  # a compiled model would be compiled again for other runs
+            ways |= {"runs": packed.runs, "attend": self._attend}
         return Batch(
             module=self._module,
             inputs={**{name: row[None] for name, row in zip(names, tensors, strict=False)}, **ways},
