@@ -1,11 +1,11 @@
 # `make demo` shows it, `make test` checks it, `make faults` attacks it for an hour. Each sets up .venv first, and again
-# when the pins change.
+# when the pins change. `make bench` measures for two hours, peers included.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: demo test lint types unit faults clean
+.PHONY: demo test lint types unit faults bench clean
 
 demo: .venv/installed
 	$(BIN)/python docs/demo/demo.py $(DEMO)
@@ -24,6 +24,11 @@ unit: .venv/installed
 
 faults: .venv/installed
 	$(BIN)/python -m tests.faults --faults 200 --seed 7
+
+MINUTES ?= 150
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks --minutes $(MINUTES)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

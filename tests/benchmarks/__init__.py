@@ -1,1 +1,1 @@
-"""Tests of what is measured rather than tested."""
+"""Tests of the benchmarks: that they run and count right, not how fast anything is."""
