@@ -101,7 +101,7 @@ def _spread(model: Any, tokenizer: Any) -> None:
     """Scale and shift the last layer until each label's logit has mean 0 and standard deviation `_LOGIT_SPREAD`."""
     import torch
 
-    texts = [text for text in corpus() if len(text) > 80][:64]  # noqa: PLR2004 - some sentences
+    texts = [text for text in corpus() if len(text) > 80][:64]
     with torch.no_grad():
         logits = torch.cat(
             [

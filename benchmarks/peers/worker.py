@@ -89,7 +89,7 @@ def _watched_forwards() -> Iterator[dict[str, float]]:
     def before(module: nn.Module, inputs: Any) -> None:
         if isinstance(module, PreTrainedModel):
             inside.setdefault(threading.get_ident(), []).append(time.perf_counter())
-        if isinstance(module, nn.Embedding) and module.num_embeddings > 1000 and inputs:  # noqa: PLR2004 - of words
+        if isinstance(module, nn.Embedding) and module.num_embeddings > 1000 and inputs:
             seen["padded_tokens"] += inputs[0].numel()
 
     def after(module: nn.Module, _inputs: Any, _outputs: Any) -> None:
