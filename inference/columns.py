@@ -1,5 +1,6 @@
 """The columns that `Tokenizer` and `Predictor` add to a table, and the schema of the result."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,6 +53,14 @@ def output_schema(kept: pa.Schema, task: Task) -> pa.Schema:
             )
             raise InputError(msg)
     return pa.schema([*kept, *added], metadata=kept.metadata)
+
+
+def error_column(errors: dict[int, str], num_rows: int) -> pa.Array:
+    """The messages of the few rows that have one, null elsewhere."""
+    messages = pa.array(list(errors.values()), pa.string())
+    places = np.full(num_rows, -1)
+    places[list(errors)] = np.arange(len(errors))
+    return messages.take(pa.array(places, mask=places < 0))
 
 
 def scatter(values: pa.Table, is_valid: pa.Array) -> pa.Table:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from inference.batching import plan_micro_batches
 from inference.checkpoint import open_checkpoint
 from inference.collected import Collected, Values
-from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, TOKEN_COLUMNS, accounting_fields, scatter
+from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, TOKEN_COLUMNS, accounting_fields, error_column, scatter
 from inference.config import ModelConfig, TaskConfig
 from inference.copies import Arrived, Copies
 from inference.hardware import MAX_BATCH_TOKENS
@@ -67,7 +68,8 @@ class Predictor:
         is_valid[list(messages)] = False
         predictions = scatter(self._predict(table, sequences, values, is_valid, messages), pa.array(is_valid))
         accounting = {field.name: columns.pop(field.name) for field in accounting_fields(self._task)}
-        accounting[ERROR] = _add_errors(accounting[ERROR], messages)
+        if messages:
+            accounting[ERROR] = pc.coalesce(error_column(messages, len(table)), accounting[ERROR])
         kept = {name: column for name, column in columns.items() if name not in TOKEN_COLUMNS}
         predicted = dict(zip(predictions.column_names, predictions.columns, strict=True))
         return pa.table({**kept, **predicted, **accounting}, metadata=table.schema.metadata)
@@ -137,16 +139,6 @@ class Predictor:
             for arrived in copies.finish():
                 collected.add(*arrived)
         return collected.finish(), errors
-
-
-def _add_errors(column: pa.ChunkedArray, messages: dict[int, str]) -> pa.ChunkedArray:
-    """Say why a row that had sequences has no prediction."""
-    if not messages:
-        return column
-    texts = column.to_pylist()
-    for row, message in messages.items():
-        texts[row] = message
-    return pa.chunked_array([pa.array(texts, pa.string())])
 
 
 def _without_views(table: pa.Table) -> pa.Table:

@@ -3,7 +3,6 @@
 A row has one sequence, or several: the windows of a long text, a pair for each candidate label.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -70,11 +69,18 @@ class Sequences:
         )
 
 
-def list_column(values: Sequence[NDArray[np.int32]], counts: NDArray[np.int64], is_null: NDArray[np.bool_]) -> pa.Array:
-    """A list<list<int32>> column: `counts` of the arrays for each row, null where said so."""
-    flat = np.concatenate(values) if len(values) else np.empty(0, dtype=np.int32)
-    lengths = np.array([len(value) for value in values], dtype=np.int64)
-    sequences = pa.ListArray.from_arrays(list_offsets(lengths), pa.array(flat))
+def list_column(
+    values: NDArray[np.int32], lengths: NDArray[np.int64], counts: NDArray[np.int64], is_null: NDArray[np.bool_]
+) -> pa.Array:
+    """A list<list<int32>> column.
+
+    Args:
+        values: of all sequences, one after the other.
+        lengths: values of each sequence.
+        counts: sequences of each row.
+        is_null: whether a row is null; then it has none.
+    """
+    sequences = pa.ListArray.from_arrays(list_offsets(lengths), pa.array(values))
     return pa.ListArray.from_arrays(list_offsets(counts), sequences, mask=pa.array(is_null))
 
 

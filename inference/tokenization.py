@@ -3,24 +3,24 @@
 Ids leave as Arrow lists without padding; special tokens, truncation and windows are the Rust library's own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from inference.checkpoint import Checkpoint, open_checkpoint
-from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, NUM_TOKENS, NUM_WINDOWS, TRUNCATED, output_schema
+from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
+from inference.precut import CHARACTERS_PER_TOKEN, cut, is_local
 from inference.remote_code import advice, guarded, import_code
-from inference.sequences import Feature, list_column
+from inference.sequences import Feature
 from inference.tasks import load_task, text_columns
-from inference.tasks.base import TextInput
+from inference.tasks.base import Task, TextInput
+from inference.token_columns import TokenColumns
 from inference.windows import LongText
 
 # An Encoding holds strings and offsets beside its ids, some 100 bytes a token: 1,024 rows of 512 tokens are 50 MB.
@@ -56,6 +56,8 @@ class Tokenizer:
             # The first window is the beginning of the text, whichever end would be cut off.
             direction="right" if self._task.long_text is LongText.WINDOW else tokenizer.truncation_side,
         )
+        cuts_end = self._task.long_text is LongText.TRUNCATE and tokenizer.truncation_side == "right"
+        self._cuts_first = cuts_end and is_local(self._whole.to_str())
         # Tokens of a pair's text that is not cut must leave more than the overlap for the other one.
         self._room = self._max_length - self._whole.num_special_tokens_to_add(is_pair=True) - stride
         self._uses_type_ids = "token_type_ids" in tokenizer.model_input_names
@@ -69,25 +71,43 @@ class Tokenizer:
         output_schema(table.schema, self._task)
         roles = text_columns(self._task, self._names, table.schema)
         self._check_room(is_pair=self._task.makes_pairs or len(roles) > 1)
-        rows = _Rows(len(table), self._features(roles))
-        columns = [
-            _values(table.column(roles[role]), rows.errors) if role in roles else [None] * len(table)
-            for role in (*self._task.columns, *self._task.optional_columns)
-        ]
+        columns = TokenColumns(len(table), self._features(roles))
+        rows, inputs = self._inputs(table, roles, columns.errors)
+        for start in range(0, len(inputs), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            self._encode(rows[chunk], inputs[chunk], columns)
+        return columns.append_to(table, counts_windows=self._task.long_text is LongText.WINDOW)
+
+    def _inputs(
+        self, table: pa.Table, roles: dict[str, str], errors: dict[int, str]
+    ) -> tuple[Sequence[int], Sequence[TextInput]]:
+        """What the rows have for the model, and the row of each; a row that has nothing fails."""
+        values = {role: _values(table.column(name), errors) for role, name in roles.items()}
         null = f"InputError: {' or '.join(roles.values())} is null"
-        inputs: list[tuple[int, TextInput]] = []
-        for row, texts in enumerate(zip(*columns, strict=True)):
-            if sum(text is not None for text in texts) < len(roles):
-                rows.errors.setdefault(row, null)
+        for column in values.values():
+            if None in column:
+                for row in (row for row, value in enumerate(column) if value is None):
+                    errors.setdefault(row, null)
+        if len(roles) == 1 and type(self._task).inputs is Task.inputs:
+            (texts,) = values.values()
+            if not errors:
+                return range(len(table)), texts
+            return _leave_out(errors, range(len(table))), _leave_out(errors, texts)
+        absent = [None] * len(table)
+        columns = [values.get(role, absent) for role in (*self._task.columns, *self._task.optional_columns)]
+        rows: list[int] = []
+        inputs: list[TextInput] = []
+        for row, values_of_row in enumerate(zip(*columns, strict=True)):
+            if row in errors:
                 continue
             try:
-                inputs += [(row, item) for item in self._task.inputs(*texts)]
+                found = self._task.inputs(*values_of_row)
             except InputError as error:
-                rows.errors[row] = f"InputError: {error}"
-        for start in range(0, len(inputs), _CHUNK):
-            for row, encoding in self._encode(inputs[start : start + _CHUNK], rows):
-                self._add(row, encoding, rows)
-        return rows.append_to(table, counts_windows=self._task.long_text is LongText.WINDOW)
+                errors[row] = f"InputError: {error}"
+                continue
+            inputs += found
+            rows += [row] * len(found)
+        return rows, inputs
 
     def _check_room(self, *, is_pair: bool) -> None:
         special = self._whole.num_special_tokens_to_add(is_pair=is_pair)
@@ -104,51 +124,87 @@ class Tokenizer:
         types: list[Feature] = ["type_ids"] if self._uses_type_ids and has_pairs else []
         return [*types, *self._task.features]
 
-    def _add(self, row: int, encoding: Encoding, rows: "_Rows") -> None:
-        """Take an input's sequences, or the first of them when it is truncated."""
-        if not encoding.ids:  # only a tokenizer without special tokens
-            rows.errors[row] = "InputError: the text has no tokens"
-            return
-        rows.add(row, encoding)
-        overflowing = encoding.overflowing  # a copy of every window each time
-        if not overflowing:
-            return
-        if self._task.long_text is LongText.WINDOW:
-            for window in overflowing:
-                rows.add(row, window)
-        elif self._task.long_text is LongText.TRUNCATE:
-            rows.truncated[row] = True
-        else:
-            rows.errors[row] = f"InputError: the text has more tokens than the {self._max_length} of a sequence"
-
-    def _encode(self, inputs: Sequence[tuple[int, TextInput]], rows: "_Rows") -> Iterator[tuple[int, Encoding]]:
+    def _encode(self, rows: Sequence[int], inputs: Sequence[TextInput], columns: TokenColumns) -> None:
         """Encode some inputs; one that does not fit fails its row."""
-        fitting = inputs if self._task.truncation == "longest_first" else list(self._fitting(inputs, rows))
-        texts: Any = [item for _, item in fitting]
-        is_words = bool(texts) and isinstance(texts[0], list)
+        if self._task.truncation != "longest_first":
+            rows, inputs = self._fitting(rows, inputs, columns.errors)
+        if not inputs:
+            return
+        beginnings = self._beginnings(inputs)
+        texts: Any = _leave_out(beginnings, inputs) if beginnings else inputs
         # The fast variant leaves out offsets, 12-18 % of the time. It also gives the windows of a pair, all but the
         # first, type ids of 0 for the second text (tokenizers 0.23.3; encode_batch gives 1).
         is_whole = "starts" in self._task.features or self._task.long_text is LongText.WINDOW
         encode = self._backend.encode_batch if is_whole else self._backend.encode_batch_fast
-        yield from zip((row for row, _ in fitting), encode(texts, is_pretokenized=is_words), strict=True)
+        encodings = encode(texts, is_pretokenized=isinstance(inputs[0], list))
+        if beginnings:
+            rest = iter(encodings)
+            encodings = [beginnings[i] if i in beginnings else next(rest) for i in range(len(inputs))]
+        lengths = list(map(len, encodings))
+        # What was cut off left a sequence that is full. To ask every encoding whether something was costs more.
+        if min(lengths) > 0 and max(lengths) < self._max_length:
+            columns.add(rows, encodings)
+        else:
+            columns.add(*self._unfold(rows, encodings, columns))
 
-    def _fitting(self, inputs: Sequence[tuple[int, TextInput]], rows: "_Rows") -> Iterator[tuple[int, TextInput]]:
+    def _beginnings(self, texts: Sequence[TextInput]) -> dict[int, Encoding]:
+        """The encodings of long texts of which the beginning is enough; see `inference.precut`."""
+        if not self._cuts_first:
+            return {}
+        limit = self._max_length * CHARACTERS_PER_TOKEN
+        long = [i for i, text in enumerate(texts) if len(text) > limit and isinstance(text, str)]
+        cuts = {i: found for i in long if (found := cut(str(texts[i]), limit))}
+        encodings = self._backend.encode_batch([beginning for beginning, _ in cuts.values()])
+        return {
+            i: encoding
+            for (i, (_, guard)), encoding in zip(cuts.items(), encodings, strict=True)
+            if encoding.overflowing and max(end for _, end in encoding.offsets) <= guard
+        }
+
+    def _unfold(
+        self, rows: Sequence[int], encodings: Sequence[Encoding], columns: TokenColumns
+    ) -> tuple[list[int], list[Encoding]]:
+        """Each input's sequences, or the first of them when it is truncated."""
+        unfolded: list[tuple[int, Encoding]] = []
+        for row, encoding in zip(rows, encodings, strict=True):
+            if not len(encoding):  # only a tokenizer without special tokens
+                columns.errors[row] = "InputError: the text has no tokens"
+                continue
+            unfolded.append((row, encoding))
+            if len(encoding) < self._max_length:
+                continue
+            overflowing = encoding.overflowing  # a copy of every window each time
+            if not overflowing:
+                continue
+            if self._task.long_text is LongText.WINDOW:
+                unfolded += [(row, window) for window in overflowing]
+            elif self._task.long_text is LongText.TRUNCATE:
+                columns.truncated[row] = True
+            else:
+                columns.errors[row] = f"InputError: the text has more tokens than the {self._max_length} of a sequence"
+        return [row for row, _ in unfolded], [encoding for _, encoding in unfolded]
+
+    def _fitting(
+        self, rows: Sequence[int], inputs: Sequence[TextInput], errors: dict[int, str]
+    ) -> tuple[list[int], list[TextInput]]:
         """Leave out long pairs whose text that is not cut leaves no room for the other one (Rust would panic)."""
         whole = 1 if self._task.truncation == "only_first" else 0
-        texts = list(dict.fromkeys(item[whole] for _, item in inputs if isinstance(item, tuple)))
+        texts = list(dict.fromkeys(item[whole] for item in inputs if isinstance(item, tuple)))
         encodings = self._whole.encode_batch_fast(texts, add_special_tokens=False)
         num_tokens = {text: len(encoding) for text, encoding in zip(texts, encodings, strict=True)}
         roles = (*self._task.columns, *self._task.optional_columns)
         role = "a hypothesis" if self._task.makes_pairs else self._names.get(roles[whole], roles[whole])
-        for row, item in inputs:
+        fitting: list[tuple[int, TextInput]] = []
+        for row, item in zip(rows, inputs, strict=True):
             if isinstance(item, tuple) and num_tokens[item[whole]] >= self._room and self._is_too_long(item):
                 windows = f" and {self._stride} that windows share" if self._stride else ""
-                rows.errors[row] = (
+                errors[row] = (
                     f"InputError: {role} has {num_tokens[item[whole]]} tokens, which leaves no room for the other text "
                     f"beside it{windows} in {self._max_length}"
                 )
             else:
-                yield row, item
+                fitting.append((row, item))
+        return [row for row, _ in fitting], [item for _, item in fitting]
 
     def _is_too_long(self, pair: tuple[str, str]) -> bool:
         return len(self._whole.encode(*pair)) > self._max_length
@@ -169,56 +225,8 @@ def _values(column: pa.ChunkedArray, errors: dict[int, str]) -> list[Any]:
         return values
 
 
-class _Rows:
-    """The token columns of a table in the making."""
-
-    def __init__(self, num_rows: int, features: Sequence[Feature]) -> None:
-        self.errors: dict[int, str] = {}
-        self.truncated = np.zeros(num_rows, dtype=np.bool_)
-        self._ids: list[NDArray[np.int32]] = []
-        self._row_index: list[int] = []
-        self._features: dict[Feature, list[NDArray[np.int32]]] = {name: [] for name in features}
-
-    def add(self, row: int, encoding: Encoding) -> None:
-        """Take one sequence of a row."""
-        self._row_index.append(row)
-        self._ids.append(np.array(encoding.ids, dtype=np.int32))
-        spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) if "starts" in self._features else None
-        for name, values in self._features.items():
-            values.append(_feature(encoding, name, spans))
-
-    def append_to(self, table: pa.Table, *, counts_windows: bool) -> pa.Table:
-        """Finish: the columns behind those of the table, null in the rows that failed."""
-        row_index = np.array(self._row_index, dtype=np.int64)
-        is_null = np.zeros(len(table), dtype=np.bool_)
-        is_null[list(self.errors)] = True
-        is_kept = ~is_null[row_index]
-        counts = np.bincount(row_index[is_kept], minlength=len(table))
-        columns = {INPUT_IDS: self._ids} | {
-            column: self._features.get(name) for column, name in FEATURE_COLUMNS.items()
-        }
-        for name, values in columns.items():
-            if values is not None:
-                kept = [value for value, keep in zip(values, is_kept, strict=True) if keep]
-                table = table.append_column(name, list_column(kept, counts, is_null))
-        lengths = np.array([len(ids) for ids in self._ids], dtype=np.int64)
-        num_tokens = np.bincount(row_index, weights=lengths, minlength=len(table))
-        table = table.append_column(NUM_TOKENS, pa.array(num_tokens.astype(np.int32), mask=is_null))
-        if counts_windows:
-            table = table.append_column(NUM_WINDOWS, pa.array(counts.astype(np.int32), mask=is_null))
-        table = table.append_column(TRUNCATED, pa.array(self.truncated, mask=is_null))
-        messages = [self.errors.get(row) for row in range(len(table))]
-        return table.append_column(ERROR, pa.array(messages, pa.string()))
-
-
-def _feature(encoding: Encoding, name: Feature, spans: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """One value per token; see `Feature`. `spans` are its offsets, which take a tenth of the time to copy."""
-    if name == "type_ids":
-        return np.array(encoding.type_ids, dtype=np.int32)
-    if spans is not None and name in ("starts", "ends"):
-        return spans[:, int(name == "ends")]
-    values = encoding.sequence_ids if name == "text_ids" else encoding.word_ids
-    return np.array([-1 if value is None else value for value in values], dtype=np.int32)
+def _leave_out(rows: Container[int], values: Iterable[Any]) -> list[Any]:
+    return [value for row, value in enumerate(values) if row not in rows]
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

@@ -95,9 +95,10 @@ class Task(ABC):
     def fields(self) -> list[pa.Field]:
         """The output columns for this checkpoint; all are null in a failed row."""
 
-    @abstractmethod
     def inputs(self, *texts: Any) -> Sequence[TextInput]:
-        """The model inputs of one row, at least one.
+        """The model inputs of one row, at least one; the default is the text, or the pair.
+
+        An empty second text is no second text, as in transformers' pipeline.
 
         Args:
             texts: the row's value of each column in `columns`, then of those in `optional_columns` (None where the
@@ -106,6 +107,8 @@ class Task(ABC):
         Raises:
             InputError: the row cannot be answered; it fails with this message.
         """
+        text, *others = texts
+        return [(text, others[0]) if others and others[0] else text]
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model; the default keeps one vector of logits per sequence."""

@@ -18,7 +18,7 @@ from inference.config import TaskConfig
 from inference.errors import ConfigError, ModelError
 from inference.heads import pool_packed
 from inference.hook import Hook
-from inference.tasks.base import Outputs, Predicted, Task, TextInput
+from inference.tasks.base import Outputs, Predicted, Task
 from inference.windows import LongText, MergeOptions, merge_windows, stride_of
 
 
@@ -89,10 +89,6 @@ class FeatureExtraction(Task):
         embedding = pa.field("embedding", pa.list_(vector) if self.pooling is Pooling.NONE else vector)
         layers = [pa.field("layers", pa.list_(vector))] if self.layers else []
         return [embedding, *layers, *self.hook.fields]
-
-    def inputs(self, text: str) -> list[TextInput]:
-        """The text."""
-        return [text]
 
     def forward(self, batch: Batch) -> Outputs:
         """Pool on the device: one vector per sequence leaves it, and not one per token, unless those are wanted."""

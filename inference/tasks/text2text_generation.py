@@ -20,7 +20,7 @@ from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
-from inference.tasks.base import Outputs, Predicted, Task, TextInput
+from inference.tasks.base import Outputs, Predicted, Task
 from inference.windows import LongText
 
 
@@ -96,10 +96,6 @@ class Text2TextGeneration(Task):
     def fields(self) -> list[pa.Field]:
         """Those of the mode."""
         return self.mode.fields()
-
-    def inputs(self, text: str) -> list[TextInput]:
-        """The text as it is: a prefix such as `summarize: ` is part of it."""
-        return [text]
 
     def forward(self, batch: Batch) -> Outputs:
         """What the mode asks of the decoder."""

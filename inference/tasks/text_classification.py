@@ -18,7 +18,7 @@ from inference.checkpoint import Checkpoint
 from inference.config import TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
-from inference.tasks.base import Predicted, Task, TextInput
+from inference.tasks.base import Predicted, Task
 from inference.windows import LongText, MergeOptions, merge_windows, stride_of
 
 
@@ -108,10 +108,6 @@ class TextClassification(Task):
         if self.keeps_logits:
             fields.append(pa.field("logits", vector))
         return [*fields, *self.hook.fields]
-
-    def inputs(self, text: str, text_pair: str | None) -> list[TextInput]:
-        """The text, or the pair; an empty second text is no second text, as in transformers' pipeline."""
-        return [(text, text_pair) if text_pair else text]
 
     def postprocess(self, predicted: Predicted) -> list[pa.Array]:
         """Logits of shape (sequences, num_labels) -> the arrays of `fields`."""

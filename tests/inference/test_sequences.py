@@ -51,9 +51,11 @@ def test_the_sequences_of_some_rows_are_numbered_anew(rows: Rows, data: st.DataO
 
 @given(ROWS)
 def test_a_list_column_is_what_pyarrow_makes_of_lists(rows: Rows) -> None:
-    arrays = [np.array(ids, dtype=np.int32) for row in rows if row is not None for ids in row]
+    sequences = [ids for row in rows if row is not None for ids in row]
+    values = np.array([i for ids in sequences for i in ids], dtype=np.int32)
+    lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
     counts = np.array([len(row or []) for row in rows], dtype=np.int64)
     is_null = np.array([row is None for row in rows], dtype=np.bool_)
-    made = list_column(arrays, counts, is_null)
+    made = list_column(values, lengths, counts, is_null)
     assert made.type == pa.list_(pa.list_(pa.int32()))
     assert made.to_pylist() == rows

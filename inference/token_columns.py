@@ -1,0 +1,83 @@
+"""The Rust library's encodings -> the token columns of a table, some thousand sequences at a time.
+
+In: encodings and their rows. Out: the table with the columns of `inference.columns` behind its own.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, NUM_TOKENS, NUM_WINDOWS, TRUNCATED, error_column
+from inference.sequences import Feature, list_column
+
+
+class TokenColumns:
+    """The token columns of a table in the making."""
+
+    def __init__(self, num_rows: int, features: Sequence[Feature]) -> None:
+        """Expect so many rows, and keep these features of every token."""
+        self.errors: dict[int, str] = {}
+        self.truncated = np.zeros(num_rows, dtype=np.bool_)
+        self._lengths: list[NDArray[np.int64]] = []
+        self._row_index: list[NDArray[np.int64]] = []
+        self._values: dict[Feature | None, list[NDArray[np.int32]]] = {name: [] for name in (None, *features)}
+
+    def add(self, rows: Sequence[int], encodings: Sequence[Encoding]) -> None:
+        """Take one sequence for each of `rows`, which ascend from call to call."""
+        if not encodings:
+            return
+        # Lists joined and turned into an array once: an array for each row costs three times as much as its ids.
+        ids = [encoding.ids for encoding in encodings]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        self._row_index.append(np.array(rows, dtype=np.int64))
+        self._lengths.append(lengths)
+        spans = None
+        if "starts" in self._values:
+            spans = _joined([[side for span in encoding.offsets for side in span] for encoding in encodings])
+            spans = spans.reshape(-1, 2)
+        for name, values in self._values.items():
+            values.append(_joined(ids) if name is None else _features(encodings, name, spans))
+
+    def append_to(self, table: pa.Table, *, counts_windows: bool) -> pa.Table:
+        """Finish: the columns behind those of the table, null in the rows that failed."""
+        row_index, lengths = _all(self._row_index, np.int64), _all(self._lengths, np.int64)
+        is_null = np.zeros(len(table), dtype=np.bool_)
+        is_null[list(self.errors)] = True
+        is_kept = ~is_null[row_index]
+        counts = np.bincount(row_index[is_kept], minlength=len(table))
+        columns = {INPUT_IDS: self._values[None]} | {
+            column: self._values[name] for column, name in FEATURE_COLUMNS.items() if name in self._values
+        }
+        for column, parts in columns.items():
+            flat = _all(parts, np.int32)
+            kept = flat if is_kept.all() else flat[np.repeat(is_kept, lengths)]
+            table = table.append_column(column, list_column(kept, lengths[is_kept], counts, is_null))
+        num_tokens = np.bincount(row_index, weights=lengths, minlength=len(table))
+        table = table.append_column(NUM_TOKENS, pa.array(num_tokens.astype(np.int32), mask=is_null))
+        if counts_windows:
+            table = table.append_column(NUM_WINDOWS, pa.array(counts.astype(np.int32), mask=is_null))
+        table = table.append_column(TRUNCATED, pa.array(self.truncated, mask=is_null))
+        return table.append_column(ERROR, error_column(self.errors, len(table)))
+
+
+def _features(encodings: Sequence[Encoding], name: Feature, spans: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """One value for each token of all sequences; see `Feature`. `spans` are the tokens' offsets."""
+    if name == "type_ids":
+        return _joined([encoding.type_ids for encoding in encodings])
+    if spans is not None and name in ("starts", "ends"):
+        return spans[:, int(name == "ends")]
+    found = [encoding.sequence_ids if name == "text_ids" else encoding.word_ids for encoding in encodings]
+    return _joined([[-1 if value is None else value for value in values] for values in found])
+
+
+def _joined(lists: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(lists), np.int32)
+
+
+def _all(parts: Sequence[NDArray[Any]], kind: type) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
