@@ -58,7 +58,7 @@ PEERS = {
         script="ray_data",
         variant="documented",
         is_float32=True,
-        shards=1,
+        shards=2,  # one for each actor
     ),
     "pipeline-tuned": Peer(
         title="transformers.pipeline, best batch size", script="transformers_pipeline", variant="tuned", shards=2
