@@ -134,7 +134,10 @@ def _lengths(tokenizer: Any, file: Path, max_length: int) -> Any:
 def start(peer: Peer, model: Path, results: Results, log: str) -> PeerProcess:
     """The process of a peer, not yet entered."""
     dtype = "float32" if peer.is_float32 else results.dtype
+    exports = BUILD / "exports" / model.name
+    exports.mkdir(parents=True, exist_ok=True)
     setting = {"model": str(model), "dtype": dtype, "threads": results.threads, "variant": peer.variant}
+    setting["exports"] = str(exports)
     command = [str(peer.python or sys.executable), str(PEERS_FOLDER / f"{peer.script}.py"), json.dumps(setting)]
     threads = str(results.threads)
     environment = {

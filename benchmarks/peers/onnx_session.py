@@ -20,7 +20,7 @@ class OnnxRuntime:
     def __init__(self, setting: dict[str, Any]) -> None:
         """Export the checkpoint, unless that was done before."""
         self.classifier = Classifier(setting["model"])
-        file = Path(setting["model"]) / "model.onnx"
+        file = Path(setting["exports"]) / "model.onnx"
         if not file.exists():
             names, values = example(self.classifier)
             axes = {name: {0: "rows", 1: "tokens"} for name in names}

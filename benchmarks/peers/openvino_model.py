@@ -22,7 +22,7 @@ class OpenVino:
     def __init__(self, setting: dict[str, Any]) -> None:
         """Convert the checkpoint, unless that was done before."""
         self.classifier = Classifier(setting["model"])
-        file = Path(setting["model"]) / "openvino.xml"
+        file = Path(setting["exports"]) / "openvino.xml"
         if not file.exists():
             _, values = example(self.classifier)
             with torch.no_grad():

@@ -1,7 +1,8 @@
 """Ray Data's documented example (docs.ray.io, "Working with text"): a class with a pipeline under `map_batches`.
 
 Every job loads the model anew, so the clock starts when the last actor has loaded it: what Ray then already did, in
-reading ahead, counts in Ray's favour. Tuned: bfloat16, the best batch size, and each batch of Ray's, a shard, sorted by length.
+reading ahead, counts in Ray's favour. Tuned: bfloat16, the best batch size, and each batch of Ray's, which is a shard,
+sorted by length.
 """
 
 import os

@@ -1,6 +1,7 @@
 """The frame of a peer: a process that loads a model, then answers one JSON line on standard input after the other.
 
-It is started as `PEER.py SETTING`, SETTING being JSON: model (a folder), dtype, threads. It prints `@@` and JSON: first
+It is started as `PEER.py SETTING`, SETTING being JSON: model (a folder), exports
+(a folder for what is converted), dtype, threads, variant. It prints `@@` and JSON: first
 `{"ready": true}`, then an answer to every request. A request has `inputs` (Parquet shards), `output` (a folder),
 `max_length`, and what to do:
 
