@@ -13,6 +13,7 @@ from transformers import pipeline
 
 from inference.errors import ConfigError, FingerprintError, InputError, JobError, ModelError, OutputError
 from jobs.storage import TEMPORARY_SUFFIX
+from tests.families import build_checkpoint
 from tests.jobs.conftest import ROWS_PER_SHARD, MakeJob, part_bytes, read_parts, rows_of, run
 
 
@@ -139,6 +140,25 @@ def test_an_automatic_precision_stays_what_the_first_run_made_it(make_job: MakeJ
     run(make_job(model={"dtype": "bfloat16"}))
     report = run(make_job(model={"name": str(single_label), "dtype": "auto"}))
     assert (report.new_rows, report.dtype) == (0, "bfloat16")
+
+
+def test_padding_or_none_stays_what_the_first_run_made_it_and_says_the_same(make_job: MakeJob) -> None:
+    run(make_job("packed", model={"packed": True}))
+    assert run(make_job("packed")).new_rows == 0
+    run(make_job("padded"))
+    with pytest.raises(FingerprintError, match=r"model\.packed was False, is True"):
+        run(make_job("padded", model={"packed": True}))
+    one, other = (read_parts(make_job(name).output.path) for name in ("packed", "padded"))
+    assert [row["label"] for row in one] == [row["label"] for row in other]
+
+
+def test_a_family_that_cannot_be_packed_is_refused_before_anything_is_written(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    path = build_checkpoint(tmp_path / "mpnet", "mpnet", "sequence-classification", max_length=32)
+    with pytest.raises(ConfigError, match=r"model\.packed: a mpnet checkpoint cannot be run without padding"):
+        run(make_job(model={"name": str(path), "packed": True}))
+    assert not Path(make_job().output.path).exists()
 
 
 def test_the_size_of_micro_batches_stays_what_the_first_run_made_it(make_job: MakeJob) -> None:
