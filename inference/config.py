@@ -34,7 +34,7 @@ class ModelConfig(Frozen):
     trust_remote_code: bool = False
     """Run the code that comes with the checkpoint, with the rights of this process."""
     packed: bool | None = None
-    """Run sequences one after the other, without padding; None is yes on a GPU, for the families that can."""
+    """Run sequences one after the other, without padding; None is yes in half precision, for the families that can."""
 
 
 class TaskConfig(Frozen):

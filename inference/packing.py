@@ -35,15 +35,18 @@ BART counts positions by itself; T5 would build a bias of (heads, tokens, tokens
 _SIZES = 16
 
 
-def resolve_packed(packed: bool | None, model_type: str, device: Device, dtype: Dtype) -> bool:  # noqa: FBT001 - its name in a job
-    """Settle `model.packed`: None is yes on a GPU in half precision, for the families that can.
+def resolve_packed(packed: bool | None, model_type: str, device: Device, dtype: Dtype) -> bool:  # noqa: FBT001
+    """Settle `model.packed`: None is yes in half precision, for the families that can.
+
+    With bfloat16 on one core with AVX512_BF16 it is 1.17 to 1.28 times as fast over splits of 60 to 500 short texts
+    (MiniLM, BERT-base), whose padding is a sixth. In float32 it was not measured, and the padded way stays the default.
 
     Raises:
         ConfigError: it is asked for where it cannot be.
     """
     is_possible = model_type in FAMILIES and (device == "cpu" or dtype != "float32")
     if packed is None:
-        return is_possible and device == "cuda"
+        return is_possible and dtype != "float32"
     if packed and not is_possible:
         reason = (
             f"a {model_type} checkpoint cannot be run without padding, only {', '.join(FAMILIES)} can"

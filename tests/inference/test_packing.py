@@ -77,14 +77,14 @@ def test_roberta_counts_as_transformers_does_around_padding_tokens_too(rows: lis
     [
         (None, "bert", "cuda", "bfloat16", True),
         (None, "bert", "cuda", "float32", False),
-        (None, "bert", "cpu", "bfloat16", False),
+        (None, "bert", "cpu", "bfloat16", True),
         (None, "deberta-v2", "cuda", "bfloat16", False),
         (False, "bert", "cuda", "bfloat16", False),
         (True, "bert", "cpu", "float32", True),
         (True, "modernbert", "cuda", "float16", True),
     ],
 )
-def test_nobody_has_to_ask_for_it_on_a_gpu(
+def test_nobody_has_to_ask_for_it_in_half_precision(
     *, packed: bool | None, family: str, device: Device, dtype: Dtype, expected: bool
 ) -> None:
     assert resolve_packed(packed, family, device, dtype) == expected
