@@ -69,6 +69,10 @@ def _tune(peer: Peer, **arguments: Any) -> dict[str, Any]:
 
 
 def _check(peer: Peer, **arguments: Any) -> dict[str, Any]:
+    # shardlabel loads the model anew for logits, and tries it on a few sequences when it has: those do not count.
+    first = arguments["output"].with_name("check-first")
+    first.mkdir(exist_ok=True)
+    _run(peer, logits=True, **(arguments | {"output": first}))
     with _watched_forwards() as seen:
         facts = _run(peer, logits=True, **arguments)
     return {**seen, **facts}
