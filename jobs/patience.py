@@ -69,5 +69,7 @@ def wait_patiently(items: Iterator[Item], signs_of_life: Callable[[], object]) -
                 seen = signs
             item = answer.get()
             if item is None:
+                pool.close()
+                pool.join()  # Ray is not to be shut down while a thread that used it ends
                 return
             yield item

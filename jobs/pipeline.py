@@ -168,10 +168,8 @@ def _start_local_ray(max_actors: int) -> None:
 
     # Without this a local Ray writes an access token into the home directory.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # ray.init would wait for ever for a worker that is started in advance and dies before it is ready (ray#40131), and
-    # who is to have such a worker later waits 60 s, often twice, before Ray starts another.
+    # ray.init would wait for ever for a worker that is started in advance and dies before it is ready (ray#40131).
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    os.environ.setdefault("RAY_worker_register_timeout_seconds", "30")
     # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727) ...
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:

@@ -6,6 +6,7 @@ then the output must equal that of an undisturbed run.
 
 import random
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from tests.faults.disk import Disk
 from tests.faults.kinds import KINDS, Kind, Scene
 from tests.faults.world import NUM_PARTS, Run, State, World, leftovers, parts_of
 
-RUN_SECONDS = 150.0
-"""Of one run, which takes 7 s in process and 20 s on Ray; more is a hang."""
+RUN_SECONDS = 300.0
+"""Of one run, which takes 7 s in process and 20 s on Ray; more is a hang. Ray waits 60 s for a worker that died
+while it started, sometimes twice."""
 _STARTING_SECONDS = {"local": 3.0, "ray": 10.0, "cluster": 8.0}
 _ORPHAN_SECONDS = 30.0
 
@@ -143,8 +145,10 @@ def _wait_for_moment(run: Run, output: Path, fault: Fault, started: float) -> bo
 
 
 def _judge(status: int | None, messages: str) -> list[str]:
-    """What a run may not do: hang, call the request wrong, or show a traceback."""
+    """What a run may not do: hang, crash, call the request wrong, or show a traceback."""
     findings = []
+    if status is not None and status < 0 and status != -signal.SIGKILL:  # which was ours
+        findings.append(f"ended by {signal.Signals(-status).name}: {messages[-300:]}")
     if status is None:
         findings.append(f"hung for {RUN_SECONDS:.0f} s")
     if status == 2:

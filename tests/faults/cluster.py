@@ -24,7 +24,6 @@ class Nodes:
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             # As docs/reliability.md advises whoever starts a cluster.
             "RAY_prestart_worker_first_driver": "0",
-            "RAY_worker_register_timeout_seconds": "30",
         }
         (self._root / "ray").mkdir(exist_ok=True)
         return self

@@ -11,7 +11,7 @@ _PLACES = {"local": "in process", "ray": "Ray of its own", "cluster": "Ray clust
 def table(faults: Sequence[Fault]) -> str:
     """One line per kind and executor."""
     lines = [
-        "| fault | where | faults | the run went on | runs again | output | hangs, tracebacks, status 2 |",
+        "| fault | where | faults | the run went on | runs again | output | hangs, crashes, tracebacks, status 2 |",
         "|---|---|---:|---:|---:|---|---:|",
     ]
     for kind in KINDS:
