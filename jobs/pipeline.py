@@ -1,4 +1,4 @@
-"""The flow of a job: splits -> read and tokenize -> predict -> write -> records. The only file that imports ray.
+"""The flow of a job: splits -> read and tokenize -> predict -> write -> records. The only file that imports ray.data.
 
 A split is one row of the Dataset and one part from end to end; the in-process twin calls the same four functions.
 """
@@ -9,10 +9,9 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
+from jobs.cluster import connected, count_cluster_gpus
 from jobs.config import RunConfig
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating, wait_patiently
@@ -90,35 +90,15 @@ class RayExecutor:
         self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
 
     def __enter__(self) -> Self:
-        # An iterator abandoned by an exception would otherwise start a new Ray at exit and hang there.
-        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
-        import ray
-
-        self._is_ours = not ray.is_initialized()
-        if self._is_ours:
-            # A thread of Ray prints there what becomes of dead workers (ray/_private/worker.py:2482, 2.60), also with
-            # log_to_driver off; whoever parses our report would find it in front.
-            self._stack.enter_context(redirect_stdout(self._stack.enter_context(Path(os.devnull).open("w"))))
-            logging.getLogger("ray").setLevel(logging.CRITICAL)
-            if "RAY_ADDRESS" in os.environ:
-                ray.init(log_to_driver=False, configure_logging=False)
-            else:
-                _start_local_ray(self._max_actors)
+        self._stack.enter_context(connected(self._max_actors))
         return self
 
     def __exit__(self, *_: object) -> None:
-        import ray
-
-        if self._is_ours:
-            ray.shutdown()
         self._stack.close()
 
     def devices(self) -> tuple[int, float]:
         """CPUs of a node, here this one, and GPUs of the cluster."""
-        import ray
-
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return available_cpus(), resources.get("GPU", 0.0)
+        return available_cpus(), count_cluster_gpus()
 
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
@@ -161,45 +141,6 @@ class RayExecutor:
                 raise type(cause)(str(cause).partition("\n")[0]) from error
             msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
             raise JobError(msg) from error
-
-
-def _start_local_ray(max_actors: int) -> None:
-    import ray
-
-    # Without this a local Ray writes an access token into the home directory.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # ray.init would wait for ever for a worker that is started in advance and dies before it is ready (ray#40131).
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727) ...
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        with _muted_stderr():  # ... and Ray's core prints a line about that variable.
-            ray.init(
-                address="local",
-                # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
-                num_cpus=max_actors + available_cpus(),
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        msg = f"a local Ray did not start ({reason}); run again, or use run.executor=local"
-        raise JobError(msg) from error
-
-
-@contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Send what C++ code writes to the process's standard error nowhere; exceptions are not affected."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
