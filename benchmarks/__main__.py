@@ -19,7 +19,7 @@ from benchmarks.tables import write_tables
 from benchmarks.workloads import BUILD, ROOT, WORKLOADS
 from inference.hardware import resolve_dtype
 
-_PARTS = ("compare", "ray", "cold", "growth")
+_PARTS = ("compare", "ray", "cold", "growth", "budget")
 
 
 def main(arguments: list[str]) -> int:

@@ -5,10 +5,12 @@ What is outside the comments is written by people and stays. With matplotlib ins
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.budget import BUDGETS
 from benchmarks.catalog import PEERS
 from benchmarks.compare import Results
 from benchmarks.jobs_cold import share
@@ -216,6 +218,23 @@ def growth(summary: Summary) -> str:
     return rows(["shardlabel, warm", "seconds", "against the first"], by_rows + by_labels + by_length)
 
 
+def budget(summary: Summary) -> str:
+    """Tokens per second by token budget."""
+    timings = summary.results.extra.get("budget")
+    if not timings:
+        return "Not measured."
+    body = []
+    for model in dict.fromkeys(entry["model"] for entry in timings):
+        cells = []
+        for tokens in BUDGETS:
+            found = [entry for entry in timings if (entry["model"], entry["budget"]) == (model, tokens)]
+            quiet = [entry for entry in found if not summary.results.is_disturbed(entry)]
+            rate = statistics.median(entry["tokens_per_second"] for entry in quiet or found)
+            cells.append(f"{rate:,.0f}{'' if quiet else '*'}")
+        body.append([model, *cells])
+    return rows(["tokens/s of reviews, by `model.max_batch_tokens`", *(f"{tokens:,}" for tokens in BUDGETS)], body)
+
+
 def not_measured(summary: Summary) -> str:
     """What is missing, and why."""
     missing = [
@@ -255,6 +274,7 @@ TABLES: dict[str, Callable[[Summary], str]] = {
     "ray-share": ray_share,
     "cold": cold,
     "growth": growth,
+    "budget": budget,
     "not-measured": not_measured,
     "workloads": workloads,
     "details": details,
