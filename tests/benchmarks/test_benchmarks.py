@@ -56,6 +56,12 @@ def test_a_comparison_measures_checks_and_writes_its_tables(bench_folder: Path) 
     assert [entry["budget"] for entry in results["extra"]["budget"]] == [512, 1024, 2048, 4096, 8192]
     assert "Parquet" in page.read_text()
     assert "| demo, reviews, shardlabel |" in page.read_text()
+    command += ["--json", str(file), "--page", str(page), "--add", "--parts", "compare", "--peers", "shardlabel"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    added = json.loads(file.read_text())
+    assert [entry["peer"] for entry in added["measurements"]] == ["shardlabel", "pipeline", "shardlabel"]
+    assert added["cells"] == results["cells"]
+    assert added["extra"]["budget"] == results["extra"]["budget"]
 
 
 @pytest.mark.parametrize(("family", "settings"), [("bert", {}), ("distilbert", {})])
