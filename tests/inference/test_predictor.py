@@ -145,7 +145,7 @@ import json, resource, sys
 import pyarrow as pa, torch
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 torch.set_num_threads(1)
-model = ModelConfig(name=sys.argv[1], dtype="float32", max_batch_tokens=4_000_000)
+model = ModelConfig(name=sys.argv[1], dtype="float32", max_batch_tokens=4_000_000, deduplicate=False)
 task = TaskConfig(logits=True)
 predictor, tokens = Predictor(model, task), Tokenizer(model, task)(pa.table({"text": ["tool " * 40] * 60_000}))
 expected = predictor(tokens.slice(0, 4))["logits"].to_pylist()[0]
