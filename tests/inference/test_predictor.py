@@ -190,6 +190,18 @@ def test_a_row_whose_forward_raises_fails_alone(labeller: Labeller) -> None:
     assert_same([rows[i] for i in (0, 2, 3, 4)], [whole[i] for i in (0, 2, 3, 4)])
 
 
+def test_a_row_equal_to_one_whose_forward_raises_fails_like_it(labeller: Labeller) -> None:
+    tokens = labeller.tokenizer(pa.table({"text": ["good", "tools", "a bad film", "tools", "good"]}))
+    ids = tokens.column(INPUT_IDS).to_pylist()
+    ids[1][0][1] = ids[3][0][1] = len(VOCABULARY)  # which has no embedding
+    place = tokens.column_names.index(INPUT_IDS)
+    spoilt = tokens.set_column(place, INPUT_IDS, pa.array(ids, tokens.column(INPUT_IDS).type))
+    rows = labeller.predictor(spoilt).to_pylist()
+    assert [row["error"] is None for row in rows] == [True, False, True, False, True]
+    assert rows[1]["error"] == rows[3]["error"]
+    assert_same([rows[i] for i in (0, 2, 4)], labeller(["good", "a bad film", "good"]))
+
+
 def test_sliced_and_chunked_token_tables_are_read_in_place(labeller: Labeller) -> None:
     tokens = labeller.tokenizer(pa.table({"text": [*RAGGED_TEXTS, None]}))
     whole = labeller([*RAGGED_TEXTS, None])
