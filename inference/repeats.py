@@ -54,12 +54,12 @@ def _codes(column: pa.ChunkedArray) -> NDArray[np.int32]:
     """A number for each value; equal values have the same, and null has -1."""
     array: Any = column.combine_chunks()
     if pa.types.is_large_string(array.type):
-        return np.asarray(array.dictionary_encode().indices.fill_null(-1))
+        codes: NDArray[np.int32] = array.dictionary_encode().indices.fill_null(-1).to_numpy()
+        return codes
     items = pa.chunked_array([array.flatten()])
     offsets = np.concatenate([[0], np.cumsum(np.asarray(array.value_lengths().fill_null(0)))])
-    codes = first_equal(_codes(items), offsets).astype(np.int32)
-    codes[np.asarray(array.is_null())] = -1
-    return codes
+    firsts = first_equal(_codes(items), offsets).astype(np.int32)
+    return np.where(np.asarray(array.is_null()), np.int32(-1), firsts)
 
 
 def _first_of(codes: NDArray[Any]) -> NDArray[np.int64]:
@@ -67,4 +67,4 @@ def _first_of(codes: NDArray[Any]) -> NDArray[np.int64]:
     places = np.arange(len(codes))
     first = np.empty(codes.max(initial=-1) + 1, dtype=np.int64)
     first[codes[::-1]] = places[::-1]  # of several assignments the last one stays
-    return first[codes]
+    return np.take(first, codes)
