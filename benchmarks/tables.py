@@ -35,11 +35,15 @@ def write_tables(source: Path, page: Path) -> None:
     summary = Summary(results)
     text = (page if page.exists() else ROOT / "docs" / "performance.md").read_text()
     for name, table in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        content = table(summary).strip()
-        text = re.sub(pattern, lambda match, new=content: f"{match[1]}\n{new}\n\n{match[2]}", text, flags=re.DOTALL)
+        text = fill(text, name, table(summary))
     page.write_text(text)
     write_plot(summary, page.with_name("performance.svg"))
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """The text of a page with new content between the two comments of a name."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(pattern, lambda match: f"{match[1]}\n{content.strip()}\n\n{match[2]}", text, flags=re.DOTALL)
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:

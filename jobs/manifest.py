@@ -25,6 +25,9 @@ _ATTEMPTS = "_shardlabel/attempts"
 
 _FOOTER_THREADS = 16
 
+_BEFORE = {"model.deduplicate": False}
+"""What holds of an output that was begun before there was such a key: there, every row ran by itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
@@ -138,6 +141,7 @@ def read_identities(output: Location) -> dict[str, PartIdentity | None]:
 
 def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
     """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
+    existing = _BEFORE | existing
     resolved = dict(fingerprint)
     for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None, "model.packed": None}.items():
         if resolved[key] == unsettled:
