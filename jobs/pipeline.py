@@ -1,18 +1,19 @@
 """The flow of a job: splits -> read and tokenize -> predict -> write -> records. The only file that imports ray.data.
 
-A split is one row of the Dataset and one part from end to end; the in-process twin calls the same four functions.
+A split is one part, and travels in one row of the Dataset from end to end, alone or with other small ones; the
+in-process twin calls the same four functions.
 """
 
 import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
+from jobs.bundles import Carried, bundle, pack, planned, unpack
 from jobs.cluster import connected, count_cluster_gpus
 from jobs.config import RunConfig
 from jobs.parts import Origin, PartRecord, write_part
@@ -28,6 +30,11 @@ from jobs.reading import read_split
 from jobs.resources import Resources, available_cpus, resolve_resources
 from jobs.shards import Split
 from jobs.storage import Location
+
+Result = TypeVar("Result")
+
+# Of one bundle, at once: each waits for a request to a store, or for a disk to sync.
+_IO_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,10 @@ class Work:
     output_schema: pa.Schema
     output: Location
     origin: Origin
+
+    def load_tokenizer(self) -> "inference.Tokenizer":
+        """What turns the rows of a split into token ids."""
+        return inference.Tokenizer(self.model, self.task)
 
     def load_predictor(self) -> "inference.Predictor":
         """The weights, on the device of this process."""
@@ -62,7 +73,7 @@ class LocalExecutor:
 
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
-        tokenizer = inference.Tokenizer(work.model, work.task)
+        tokenizer = work.load_tokenizer()
         predictor = work.load_predictor()
 
         def process(split: Split) -> PartRecord:
@@ -88,6 +99,7 @@ class RayExecutor:
         """Keep how many Predictors are wanted: a local Ray is started with room for them."""
         self._stack = ExitStack()
         self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
+        self._split_rows = run.split_rows
 
     def __enter__(self) -> Self:
         self._stack.enter_context(connected(self._max_actors))
@@ -112,13 +124,13 @@ class RayExecutor:
         # One task in, one block out: a replayed task that yields another number of blocks hangs Ray (ray#64394).
         context.target_max_block_size = None
         context.execution_no_progress_timeout_s = -1  # jobs/patience.py knows a slow split from a hang
-        rows = pa.table({"split": [json.dumps(dataclasses.asdict(split)) for split in splits]})
+        rows = planned(bundle(splits, self._split_rows, resources.max_actors))
         pool = ray.data.ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors)
-        one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        one_bundle: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         records = (
             ray.data.from_arrow(rows)
             .repartition(target_num_rows_per_block=1)
-            .map_batches(partial(_read_and_tokenize, work=work), num_cpus=1, **one_split)
+            .map_batches(partial(_read_and_tokenize, work=work), num_cpus=1, **one_bundle)
             # On a CPU, Ray runs this stage inside the next one's actor, since both ask for one CPU: no tokens travel.
             .map_batches(
                 _Predict,
@@ -126,9 +138,9 @@ class RayExecutor:
                 compute=pool,
                 num_cpus=0 if resources.gpus_per_actor else 1,
                 num_gpus=resources.gpus_per_actor or None,
-                **one_split,
+                **one_bundle,
             )
-            .map_batches(partial(_write, work=work), num_cpus=1, **one_split)
+            .map_batches(partial(_write, work=work), num_cpus=1, **one_bundle)
         )
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
@@ -144,18 +156,36 @@ class RayExecutor:
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
-    split = _split_of(row)
-    try:
-        table = read_split(split, work.read_schema)
-    except InputError as error:
-        return _nest(split, pa.table({}), str(error))
-    return _nest(split, _tokenizer(work.model.model_dump_json(), work.task.model_dump_json())(table))
+    def read(item: Carried) -> Carried:
+        try:
+            return Carried(item.split, read_split(item.split, work.read_schema))
+        except InputError as error:
+            return Carried(item.split, error=str(error))
+
+    tokenizer = _tokenizer(work)
+    return pack(
+        Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
+        for item in _at_once(read, unpack(row))
+    )
 
 
-@cache
-def _tokenizer(model: str, task: str) -> "inference.Tokenizer":
+def _at_once(function: Callable[[Carried], Result], carried: Sequence[Carried]) -> list[Result]:
+    """Small files wait for the disk or the store, not for the CPU; a large one is alone."""
+    if len(carried) == 1:
+        return [function(carried[0])]
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        return list(pool.map(function, carried))
+
+
+_tokenizers: dict[str, "inference.Tokenizer"] = {}
+
+
+def _tokenizer(work: Work) -> "inference.Tokenizer":
     """One per worker process and job."""
-    return inference.Tokenizer(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task))
+    key = work.model.model_dump_json() + work.task.model_dump_json()
+    if key not in _tokenizers:
+        _tokenizers[key] = work.load_tokenizer()
+    return _tokenizers[key]
 
 
 # A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
@@ -176,45 +206,47 @@ class _Predict:
     def __call__(self, row: pa.Table) -> pa.Table:
         if self._error is not None:
             raise self._error
-        split, table, error = _unnest(row)
-        if error is not None:
-            return row
-        note = manifest.note_attempt(self._output, split.part, _MAX_ATTEMPTS)
+        carried = unpack(row)
+        # A bundle has one note for all its splits, until its process has died once: then each has its own.
+        name = f"{carried[0].split.part}+{len(carried) - 1}"
+        note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
         if note is None:
-            return _nest(split, pa.table({}), f"its process died {_MAX_ATTEMPTS} times while it was labelled")
+            return pack([self._predict_noted(item) for item in carried])
+        with self._under(note):
+            return pack([self._predict(item) for item in carried])
+
+    def _predict_noted(self, item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        note = manifest.note_attempt(self._output, item.split.part, _MAX_ATTEMPTS)
+        if note is None:
+            return Carried(item.split, error=f"its process died {_MAX_ATTEMPTS} times while it was labelled")
+        with self._under(note):
+            return self._predict(item)
+
+    def _predict(self, item: Carried) -> Carried:
+        return item if item.rows is None else Carried(item.split, self._predictor(item.rows))
+
+    @contextmanager
+    def _under(self, note: Location) -> Iterator[None]:
         try:
             with beating(note):
-                done = _nest(split, self._predictor(table))
+                yield
         except DeviceError as lost:
-            logging.getLogger(__name__).warning("%s: %s", split.part, lost)
+            logging.getLogger(__name__).warning("%s: %s", note, lost)
             os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
         # From here on it is the next split's doing if the process dies, even if Ray has to have this one done again.
         storage.delete(note)
-        return done
 
 
 def _write(row: pa.Table, work: Work) -> pa.Table:
-    split, table, error = _unnest(row)
-    record = _write_part(split, table, work) if error is None else PartRecord(part=split.part, error=error)
-    return pa.table({"record": [json.dumps(dataclasses.asdict(record))]})
+    def write(item: Carried) -> PartRecord:
+        if item.rows is None:
+            return PartRecord(part=item.split.part, error=item.error)
+        return _write_part(item.split, item.rows, work)
+
+    return pa.table({"record": [json.dumps(dataclasses.asdict(record)) for record in _at_once(write, unpack(row))]})
 
 
 def _write_part(split: Split, table: pa.Table, work: Work) -> PartRecord:
     return write_part(work.output, split, table, work.output_schema, work.origin)
-
-
-def _nest(split: Split, table: pa.Table, error: str | None = None) -> pa.Table:
-    """One row that carries a split's identity and its rows: its Arrow buffers wrapped, not copied."""
-    rows = table.combine_chunks().to_struct_array().combine_chunks()
-    nested = pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows)
-    identity = json.dumps(dataclasses.asdict(split))
-    return pa.table({"split": [identity], "error": pa.array([error], pa.string()), "rows": nested})
-
-
-def _unnest(row: pa.Table) -> tuple[Split, pa.Table, str | None]:
-    rows: Any = row.column("rows").combine_chunks()
-    return _split_of(row), pa.Table.from_struct_array(rows.flatten()), row.column("error")[0].as_py()
-
-
-def _split_of(row: pa.Table) -> Split:
-    return Split(**json.loads(str(row.column("split")[0])))

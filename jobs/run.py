@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
@@ -10,6 +11,7 @@ from inference.packing import resolve_packed
 from jobs import manifest
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
+from jobs.footers import remember
 from jobs.index import Index
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work
@@ -55,19 +57,18 @@ def run_job(
         with undone_if_refused(plan, committed), executing as executor:
             work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
             fingerprint = work.origin.fingerprint
-            with _fails_the_run():
-                manifest.begin(plan.output, fingerprint)
-                index.begin()
+            _begin(plan, committed, index, fingerprint)
             for record in _execute(executor, committed, work):
                 on_record(record)
                 if record.error is None:
                     new.append(record)
                     with _fails_the_run():
-                        manifest.check_claim(plan.output, fingerprint)
                         index.add(record.part)
                     limit.add(record)
                 else:
                     failed[record.part] = record.error
+    else:
+        remember(plan.output, committed.footers)
     report = summarise(
         earlier=committed.records,
         new=new,
@@ -111,9 +112,20 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
     )
 
 
-def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
+def _begin(plan: Plan, committed: manifest.Committed, index: Index, fingerprint: dict[str, Any]) -> None:
     with _fails_the_run():
-        yield from executor.run(committed.pending, work)
+        manifest.begin(plan.output, fingerprint)
+        index.begin()
+    remember(plan.output, committed.footers)
+
+
+def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
+    claim = manifest.ClaimCheck(work.output, work.origin.fingerprint)
+    with _fails_the_run():
+        for record in executor.run(committed.pending, work):
+            claim.look()
+            yield record
+        claim.look(is_last=True)
 
 
 @contextmanager

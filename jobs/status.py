@@ -7,6 +7,7 @@ from typing import Any
 
 from inference.errors import OutputError
 from jobs import manifest
+from jobs.footers import read_footers
 from jobs.parts import PartIdentity
 from jobs.report import hash_fingerprint
 from jobs.storage import locate
@@ -49,7 +50,7 @@ def read_status(output: str) -> OutputStatus:
         InputError: the location cannot be opened.
     """
     location = locate(output)
-    identities = manifest.read_identities(location)
+    identities = read_footers(location).identities
     parts = [identity for identity in identities.values() if identity is not None]
     fingerprint = manifest.read_fingerprint(location) or (parts[0].fingerprint if parts else None)
     if fingerprint is None:
