@@ -63,14 +63,6 @@ def connected(max_actors: int, address: str | None, hook: str | None) -> Iterato
             ray.shutdown()
 
 
-def count_cluster_gpus() -> float:
-    """GPUs of the whole cluster."""
-    import ray
-
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0.0)
-
-
 def _join(address: str, environment: dict[str, Any]) -> None:
     import ray
 

@@ -53,7 +53,7 @@ def run_job(
     if committed.pending:
         executing = _choose_executor(job)
         with undone_if_refused(plan, committed), executing as executor:
-            work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
+            work = _prepare(plan, committed, resolve_resources(job.run, executor.nodes()))
             fingerprint = work.origin.fingerprint
             with _fails_the_run():
                 manifest.begin(plan.output, fingerprint)
