@@ -53,9 +53,9 @@ def run_job(
     failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
     fingerprint = committed.fingerprint
     if committed.pending:
-        executing = RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor()
+        executing = _choose_executor(job)
         with undone_if_refused(plan, committed), executing as executor:
-            work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
+            work = _prepare(plan, committed, resolve_resources(job.run, executor.nodes()))
             fingerprint = work.origin.fingerprint
             _begin(plan, committed, index, fingerprint)
             for record in _execute(executor, committed, work):
@@ -91,6 +91,12 @@ def run_job(
             index.drop_copies()
             manifest.finish(plan.output, doomed, report.as_dict(), is_complete=not failed)
     return report
+
+
+def _choose_executor(job: JobConfig) -> RayExecutor | LocalExecutor:
+    if job.run.executor == "local":
+        return LocalExecutor()
+    return RayExecutor(job.run, job.task.options.get("postprocess"))
 
 
 def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
