@@ -46,6 +46,25 @@ def count_cluster_gpus() -> float:
     return resources.get("GPU", 0.0)
 
 
+def tell_to_stop(run_id: str) -> None:
+    """Tell the workers of a run to begin no more splits, through the store that a cluster keeps beside its head."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(_stop_key(run_id), b"1")  # noqa: SLF001 - there is no public name for it
+
+
+def is_told_to_stop(run_id: str) -> bool:
+    """Whether a worker is to begin no more splits of a run; costs a millisecond."""
+    from ray.experimental import internal_kv
+
+    is_on_ray: bool = internal_kv._internal_kv_initialized()  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return is_on_ray and bool(internal_kv._internal_kv_exists(_stop_key(run_id)))  # noqa: SLF001
+
+
+def _stop_key(run_id: str) -> str:
+    return f"shardlabel-stop-{run_id}"
+
+
 def _start_local_ray(max_actors: int) -> None:
     import ray
 

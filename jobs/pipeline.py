@@ -7,11 +7,14 @@ import dataclasses
 import json
 import logging
 import os
+import threading
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import cache, partial
+from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 import pyarrow as pa
@@ -20,13 +23,14 @@ import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
-from jobs.cluster import connected, count_cluster_gpus
+from jobs.cluster import connected, count_cluster_gpus, is_told_to_stop, tell_to_stop
 from jobs.config import RunConfig
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating, wait_patiently
 from jobs.reading import read_split
 from jobs.resources import Resources, available_cpus, resolve_resources
 from jobs.shards import Split
+from jobs.stopping import POLL_SECONDS, Drain, Stop
 from jobs.storage import Location
 
 
@@ -41,6 +45,8 @@ class Work:
     output_schema: pa.Schema
     output: Location
     origin: Origin
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of this run alone."""
 
     def load_predictor(self) -> "inference.Predictor":
         """The weights, on the device of this process."""
@@ -49,6 +55,10 @@ class Work:
 
 class LocalExecutor:
     """The in-process twin: threads that share one Predictor. torch and the tokenizer release the interpreter lock."""
+
+    def __init__(self, stop: Stop | None = None) -> None:
+        """Keep what says when to begin no more splits."""
+        self._stop = stop or Stop()
 
     def __enter__(self) -> Self:
         return self
@@ -62,8 +72,9 @@ class LocalExecutor:
 
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
-        tokenizer = inference.Tokenizer(work.model, work.task)
-        predictor = work.load_predictor()
+        with self._stop.at_once():
+            tokenizer = inference.Tokenizer(work.model, work.task)
+            predictor = work.load_predictor()
 
         def process(split: Split) -> PartRecord:
             try:
@@ -72,25 +83,45 @@ class LocalExecutor:
                 return PartRecord(part=split.part, error=str(error))
             return _write_part(split, predictor(tokenizer(table)), work)
 
-        with ThreadPoolExecutor(work.resources.max_actors) as pool:
-            futures = [pool.submit(process, split) for split in splits]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(work.resources.max_actors)
+        try:
+            for future in _as_done([pool.submit(process, split) for split in splits], self._stop):
+                yield future.result()
+        finally:
+            # What has had its time is given up: the process ends without it.
+            pool.shutdown(wait=not self._stop.is_over, cancel_futures=True)
+
+
+def _as_done(futures: Sequence[Future[PartRecord]], stop: Stop) -> Iterator[Future[PartRecord]]:
+    """As `concurrent.futures.as_completed`, until a stop: then those that run, for as long as they have time."""
+    done = SimpleQueue[Future[PartRecord]]()
+    for future in futures:
+        future.add_done_callback(done.put)
+    num_left, is_cancelled = len(futures), False
+    while num_left and not stop.is_over:
+        if stop.reason is not None and not is_cancelled:
+            is_cancelled = True
+            for future in futures:
+                future.cancel()
+        with suppress(Empty):
+            future = done.get(timeout=POLL_SECONDS)
+            num_left -= 1
+            if not future.cancelled():
+                yield future
 
 
 class RayExecutor:
     """Ray Data: tasks that read and tokenize, a pool of Predictors, tasks that write."""
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, run: RunConfig, stop: Stop | None = None) -> None:
         """Keep how many Predictors are wanted: a local Ray is started with room for them."""
+        self._stop = stop or Stop()
         self._stack = ExitStack()
         self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(connected(self._max_actors))
+        with self._stop.kept():
+            self._stack.enter_context(connected(self._max_actors))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,10 +161,14 @@ class RayExecutor:
             )
             .map_batches(partial(_write, work=work), num_cpus=1, **one_split)
         )
+        records.set_name(work.run_id)
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            for batch in wait_patiently(iter(batches), partial(manifest.read_attempts, work.output)):
-                yield from (PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist())
+            attempts = partial(manifest.read_attempts, work.output)
+            drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
+            for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(_end_execution, work.run_id)):
+                found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
+                yield from (record for record in found if record.error != _NOT_BEGUN)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):
@@ -141,6 +176,17 @@ class RayExecutor:
                 raise type(cause)(str(cause).partition("\n")[0]) from error
             msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
             raise JobError(msg) from error
+
+
+def _end_execution(name: str) -> None:
+    """End what Ray Data still does for the dataset of this name.
+
+    Ray is not to be shut down under it: whoever then finds its raylet gone ends the process, without a word and with
+    status 1 (`QuickExit` in ray's raylet connection). There is no public way to the thread before the first record.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith(f"StreamingExecutor-{name}"):
+            thread.shutdown(force=True)  # type: ignore[attr-defined]
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
@@ -161,12 +207,14 @@ def _tokenizer(model: str, task: str) -> "inference.Tokenizer":
 # A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
 _MAX_ATTEMPTS = 3
 
+_NOT_BEGUN = "not begun, since the run is to stop"
+
 
 class _Predict:
     """The actor: one Predictor for its life."""
 
     def __init__(self, work: Work) -> None:
-        self._output = work.output
+        self._output, self._run_id = work.output, work.run_id
         self._error: ShardlabelError | None = None
         try:
             self._predictor = work.load_predictor()
@@ -179,6 +227,8 @@ class _Predict:
         split, table, error = _unnest(row)
         if error is not None:
             return row
+        if is_told_to_stop(self._run_id):
+            return _nest(split, pa.table({}), _NOT_BEGUN)
         note = manifest.note_attempt(self._output, split.part, _MAX_ATTEMPTS)
         if note is None:
             return _nest(split, pa.table({}), f"its process died {_MAX_ATTEMPTS} times while it was labelled")
