@@ -35,19 +35,41 @@ def stopped(report: RunReport) -> str:
 
 def describe(found: OutputStatus) -> str:
     """What `status` says."""
-    model, software = found.provenance[0]["model"], found.provenance[0]["software"]
+    software = ", ".join(
+        f"{name} {number}" for made in found.provenance[:1] for name, number in made["software"].items() if number
+    )
+    models = [made["model"] for made in found.provenance[:1]]
     lines = [
         f"{'complete' if found.is_complete else 'not complete: run the job again'}",
         f"parts      {found.num_parts:,}",
         f"rows       {found.num_rows:,}, {found.num_failed:,} failed, {found.num_truncated:,} truncated",
         *(f"             {count:,} x {message}" for message, count in found.errors.items()),
         f"tokens     {found.num_tokens:,}",
-        f"model      {model['name']}" + (f" at {model['revision']}" if model["revision"] else ""),
-        f"software   {', '.join(f'{name} {number}' for name, number in software.items() if number)}",
+        *(
+            f"model      {model['name']}" + (f" at {model['revision']}" if model["revision"] else "")
+            for model in models
+        ),
+        *([f"software   {software}"] if software else []),
         f"job        {found.fingerprint}",
         *(f"             {key}: {json.dumps(value)}" for key, value in found.job.items() if value is not None),
     ]
     if len(found.provenance) > 1:
         lines.append(f"made by {len(found.provenance)} versions of the software; --json has them all")
     lines += [f"not ours   {name}" for name in found.foreign_files]
+    run = found.last_run
+    if run is not None and run.seems_alive:
+        lines[0] = f"running on {run.host}, process {run.pid}: last sign of life {run.seconds_since_sign:.0f} s ago"
+    elif run is not None and run.state == "running":
+        lines[0] += f"; the last one, on {run.host}, gave no sign of life for {run.seconds_since_sign:.0f} s"
+    elif run is not None and not found.is_complete:
+        lines[0] += f"; the last one {'was ' if run.state == 'stopped' else ''}{run.state}"
+    if run is not None and run.state != "done":
+        lines[1] = f"parts      {found.num_parts:,} of {run.num_splits:,}, {run.num_attempts:,} being labelled on Ray"
+    if run is not None and run.seems_alive:
+        left = run.estimated_seconds_left
+        lines.insert(2, f"speed      {run.rows_per_second:,.0f} rows/s lately, {_left(left)}")
     return "\n".join(lines)
+
+
+def _left(seconds: float | None) -> str:
+    return "too early to say how long it takes" if seconds is None else f"about {seconds:,.0f} s left (an estimate)"

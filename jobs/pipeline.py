@@ -23,8 +23,9 @@ import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
-from jobs.cluster import connected, count_cluster_gpus, is_told_to_stop, tell_to_stop
+from jobs.cluster import connected, count_cluster_gpus, is_on_ray, is_told_to_stop, tell_to_stop
 from jobs.config import RunConfig
+from jobs.metrics import ActorMetrics
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating, wait_patiently
 from jobs.reading import read_split
@@ -218,6 +219,7 @@ class _Predict:
         self._error: ShardlabelError | None = None
         try:
             self._predictor = work.load_predictor()
+            self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
         except ShardlabelError as error:
             self._error = error  # raised by the first call: Ray keeps only the text of what a constructor raises
 
@@ -233,14 +235,17 @@ class _Predict:
         if note is None:
             return _nest(split, pa.table({}), f"its process died {_MAX_ATTEMPTS} times while it was labelled")
         try:
+            before = self._predictor.stats
             with beating(note):
-                done = _nest(split, self._predictor(table))
+                labelled = self._predictor(table)
         except DeviceError as lost:
             logging.getLogger(__name__).warning("%s: %s", split.part, lost)
             os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
         # From here on it is the next split's doing if the process dies, even if Ray has to have this one done again.
         storage.delete(note)
-        return done
+        if self._metrics is not None:
+            self._metrics.add(labelled, self._predictor.stats.since(before))
+        return _nest(split, labelled)
 
 
 def _write(row: pa.Table, work: Work) -> pa.Table:
