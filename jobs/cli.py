@@ -24,7 +24,8 @@ from jobs.run import run_job
 from jobs.status import read_status
 from jobs.stopping import Stop, Stopped
 
-_STOPPED_STATUS = 3
+STOPPED_STATUS = 3
+"""The others belong to the errors; see inference/errors.py."""
 
 _log = logging.getLogger(__name__)
 
@@ -137,10 +138,10 @@ def _run(job_file: Path, overrides: list[str], output: _Output, stop: Stop, **ho
     except ShardlabelError as error:
         output.fail(error)
     except Stopped:
-        output.end(f"stopped by {stop.reason} before a split was begun; run again to begin", _STOPPED_STATUS)
+        output.end(f"stopped by {stop.reason} before a split was begun; run again to begin", STOPPED_STATUS)
     print(json.dumps(report.as_dict()) if output.as_json else summary(report, is_pruned=how.get("prune", False)))
     if report.stopped:
-        output.end(stopped(report), _STOPPED_STATUS)
+        output.end(stopped(report), STOPPED_STATUS)
     if report.failed_shards:
         names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
         output.fail(JobError(f"could not be read: {names}; everything else is done"))

@@ -1,4 +1,4 @@
-"""A run that is told to stop (real SIGTERM, Ctrl-C, or the clock) ends with status 3, and the next one does the rest."""
+"""A run that is told to stop, by a real signal or the clock, ends with status 3, and the next one does the rest."""
 
 import json
 import signal
