@@ -28,11 +28,11 @@ def connected(max_actors: int) -> Iterator[None]:
     # log_to_driver off; whoever parses our report would find it in front.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         logging.getLogger("ray").setLevel(logging.CRITICAL)
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(log_to_driver=False, configure_logging=False)
-        else:
-            _start_local_ray(max_actors)
-        try:
+        try:  # a signal may end the start halfway
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(log_to_driver=False, configure_logging=False)
+            else:
+                _start_local_ray(max_actors)
             yield
         finally:
             ray.shutdown()
