@@ -3,6 +3,7 @@
 import argparse
 import datetime as dt
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -19,7 +20,7 @@ from benchmarks.tables import write_tables
 from benchmarks.workloads import BUILD, ROOT, WORKLOADS
 from inference.hardware import resolve_dtype
 
-_PARTS = ("compare", "ray", "cold", "growth")
+_PARTS = ("compare", "ray", "cold", "growth", "budget")
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +42,10 @@ def main(arguments: list[str]) -> int:
     if options.install_only:
         return 0
     results = Results(threads=len(affinity), dtype=resolve_dtype("auto", "cpu"), scale=options.scale)
-    results.extra["machine"] = _machine()
+    machine = _machine()
+    if options.add:
+        results = _earlier(file, machine, options)
+    results.extra["machine"] = machine
     begun = time.perf_counter()
 
     def say(line: str) -> None:
@@ -60,11 +64,22 @@ def main(arguments: list[str]) -> int:
         parts=options.parts,
     )
     Schedule(request, results, save, say).run()
-    results.extra["minutes"] = (time.perf_counter() - begun) / 60
+    results.extra["minutes"] = results.extra.get("minutes", 0.0) + (time.perf_counter() - begun) / 60
     save()
     write_tables(file, Path(options.page))
     print(f"{file} and {options.page} are written")
     return 0
+
+
+def _earlier(file: Path, machine: dict[str, Any], options: argparse.Namespace) -> Results:
+    """What an earlier run measured; what it could not, this one may."""
+    results = Results(**json.loads(file.read_text()))
+    if results.extra["machine"] | {"date": ""} != machine | {"date": ""} or results.scale != options.scale:
+        sys.exit(f"{file} is of another machine, other versions or another --scale; start anew, without --add")
+    missing = results.not_measured
+    results.not_measured = [entry for entry in missing if "model" in entry and entry["model"] not in options.models]
+    results.failures = [failure for failure in results.failures if failure["model"] not in options.models]
+    return results
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=float, default=1.0, help="more or fewer rows than some five seconds a timing")
     parser.add_argument("--json", default=str(BUILD / "results.json"))
     parser.add_argument("--page", default=str(ROOT / "docs" / "performance.md"), help="the page that holds the tables")
+    parser.add_argument("--add", action="store_true", help="keep what the JSON holds of this machine, and add to it")
     parser.add_argument("--no-install", action="store_true", help="measure only the peers that are installed")
     parser.add_argument("--install-only", action="store_true", help="install the peers and stop")
     parser.add_argument("--tables-only", action="store_true", help="write the tables again from the JSON")

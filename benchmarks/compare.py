@@ -107,6 +107,7 @@ def build_cell(model: str, workload: str, results: Results) -> Cell:
     everything = np.concatenate(lengths)
     deciles = np.percentile(everything, range(0, 101, 10)).astype(int).tolist()
     histogram = np.histogram(everything, bins=[0, 8, 16, 32, 64, 128, 256, 384, 512, 10**9])[0].tolist()
+    results.cells[:] = [known for known in results.cells if (known["model"], known["workload"]) != (model, workload)]
     results.cells.append(
         {"model": model, "workload": workload, "rows": len(everything), "tokens": int(everything.sum())}
         | {"deciles": deciles, "histogram": histogram}

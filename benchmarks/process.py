@@ -48,7 +48,7 @@ class PeerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tree = _descendants(self._process.pid)
+        tree = descendants(self._process.pid)
         if self._process.stdin:
             self._process.stdin.close()
         try:
@@ -104,11 +104,11 @@ class PeerProcess:
 
     def _watch(self) -> None:
         while self._process.poll() is None:
-            self.peak_mb = max(self.peak_mb, sum(map(_resident_mb, _descendants(self._process.pid))))
+            self.peak_mb = max(self.peak_mb, sum(map(resident_mb, descendants(self._process.pid))))
             time.sleep(_TICK)
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """A process and all below it, as /proc has them now."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -123,7 +123,7 @@ def _descendants(root: int) -> list[int]:
     return found
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_MB
     except (OSError, IndexError):

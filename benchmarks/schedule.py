@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.budget import BUDGETS, measure_budget
 from benchmarks.catalog import PEERS
 from benchmarks.compare import Cell, Results, build_cell, run_round
 from benchmarks.growth import measure_growth
@@ -72,6 +73,12 @@ class Schedule:
             )
         if "growth" in self.request.parts and models:
             self._other("growth", 420, lambda: measure_growth(models[0], self.results, self.say))
+        if "budget" in self.request.parts and models:
+            rounds = self.request.rounds
+            seconds = len(core_models) * (_LOAD_SECONDS + rounds * len(BUDGETS) * 1.5 * _CELL_SECONDS)
+            self._other(
+                "budget", seconds, lambda: measure_budget(core_models or models, self.results, rounds, self.say)
+            )
         if "compare" in self.request.parts:
             for model in core_models:
                 self._block(model, [name for name in others if name != "packages"])

@@ -5,10 +5,12 @@ What is outside the comments is written by people and stays. With matplotlib ins
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.budget import BUDGETS
 from benchmarks.catalog import PEERS
 from benchmarks.compare import Results
 from benchmarks.jobs_cold import share
@@ -33,11 +35,15 @@ def write_tables(source: Path, page: Path) -> None:
     summary = Summary(results)
     text = (page if page.exists() else ROOT / "docs" / "performance.md").read_text()
     for name, table in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        content = table(summary).strip()
-        text = re.sub(pattern, lambda match, new=content: f"{match[1]}\n{new}\n\n{match[2]}", text, flags=re.DOTALL)
+        text = fill(text, name, table(summary))
     page.write_text(text)
     write_plot(summary, page.with_name("performance.svg"))
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """The text of a page with new content between the two comments of a name."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(pattern, lambda match: f"{match[1]}\n{content.strip()}\n\n{match[2]}", text, flags=re.DOTALL)
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
@@ -216,6 +222,23 @@ def growth(summary: Summary) -> str:
     return rows(["shardlabel, warm", "seconds", "against the first"], by_rows + by_labels + by_length)
 
 
+def budget(summary: Summary) -> str:
+    """Tokens per second by token budget."""
+    timings = summary.results.extra.get("budget")
+    if not timings:
+        return "Not measured."
+    body = []
+    for model in dict.fromkeys(entry["model"] for entry in timings):
+        cells = []
+        for tokens in BUDGETS:
+            found = [entry for entry in timings if (entry["model"], entry["budget"]) == (model, tokens)]
+            quiet = [entry for entry in found if not summary.results.is_disturbed(entry)]
+            rate = statistics.median(entry["tokens_per_second"] for entry in quiet or found)
+            cells.append(f"{rate:,.0f}{'' if quiet else '*'}")
+        body.append([model, *cells])
+    return rows(["tokens/s of reviews, by `model.max_batch_tokens`", *(f"{tokens:,}" for tokens in BUDGETS)], body)
+
+
 def not_measured(summary: Summary) -> str:
     """What is missing, and why."""
     missing = [
@@ -255,6 +278,7 @@ TABLES: dict[str, Callable[[Summary], str]] = {
     "ray-share": ray_share,
     "cold": cold,
     "growth": growth,
+    "budget": budget,
     "not-measured": not_measured,
     "workloads": workloads,
     "details": details,

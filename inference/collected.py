@@ -34,12 +34,19 @@ class Collected:
         num_bad = np.concatenate([[0], np.cumsum(is_bad)])
         self._is_finite[indices] = num_bad[starts + counts] == num_bad[starts]
 
-    def finish(self) -> "Values":
-        """Bring the values in order; nothing can be added after that, and no value is kept twice."""
-        offsets = np.concatenate([[0], np.cumsum(self._counts)])
-        positions = np.repeat(self._starts - offsets[:-1], self._counts) + np.arange(offsets[-1])
-        places = np.empty(len(positions), dtype=np.int64)
-        places[positions] = np.arange(len(positions))
+    def finish(self, first: NDArray[np.int64]) -> "Values":
+        """Bring the values in order; nothing can be added after that, and what has its place is let go.
+
+        Args:
+            first: for each sequence the one whose values it has: its own, or those of an equal one that ran.
+        """
+        counts, starts = self._counts[first], self._starts[first]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        by_start = np.argsort(starts, kind="stable")
+        ends = np.concatenate([[0], np.cumsum(counts[by_start])])
+        within = np.arange(offsets[-1]) - np.repeat(ends[:-1], counts[by_start])
+        sources = np.repeat(starts[by_start], counts[by_start]) + within
+        places = np.repeat(offsets[:-1][by_start], counts[by_start]) + within
         by_name: dict[str, NDArray[Any]] = {}
         for name in list(self._values):
             parts = self._values.pop(name)[::-1]
@@ -47,10 +54,12 @@ class Collected:
             start = 0
             while parts:
                 part = parts.pop()
-                ordered[places[start : start + len(part)]] = part
+                # A part holds whole sequences, so that those of its values that have several places lie together.
+                low, high = np.searchsorted(sources, [start, start + len(part)])
+                ordered[places[low:high]] = part[sources[low:high] - start]
                 start += len(part)
             by_name[name] = ordered
-        return Values(by_name, offsets, self._is_finite)
+        return Values(by_name, offsets, self._is_finite[first])
 
 
 class Values:

@@ -29,6 +29,10 @@ class ModelConfig(Frozen):
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
     """Tokens of a micro-batch, padding included; None is 2,048 on a CPU and 65,536 on a GPU."""
+    deduplicate: bool = True
+    """Within a table, tokenize equal texts once and run equal sequences once; every row still gets its answer."""
+    precut: bool = True
+    """Cut long texts before they are tokenized where that changes no token (`inference/precut.py`)."""
     fused: bool = True
     """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
     trust_remote_code: bool = False

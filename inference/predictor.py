@@ -24,6 +24,7 @@ from inference.copies import Arrived, Copies
 from inference.hardware import MAX_BATCH_TOKENS
 from inference.isolation import isolate, loses_device
 from inference.model import Model
+from inference.repeats import first_equal_sequences
 from inference.sequences import Sequences
 from inference.stats import Stats
 from inference.tasks import load_task, text_columns
@@ -56,6 +57,7 @@ class Predictor:
         self._schema = pa.schema(self._task.fields())
         self._model = Model(model, checkpoint, self._task)
         self._max_batch_tokens = model.max_batch_tokens or MAX_BATCH_TOKENS[self._model.device]
+        self._deduplicates = model.deduplicate
         self._stats, self._lock = Stats(), threading.Lock()
 
     @property
@@ -118,8 +120,11 @@ class Predictor:
         return pa.concat_tables([self._schema.empty_table(), *(pieces[row] for row in sorted(pieces))])
 
     def _forward(self, sequences: Sequences) -> tuple[Values, dict[int, str]]:
-        """The outputs of every sequence, and the messages of those that raised."""
-        collected, errors = Collected(len(sequences.lengths)), dict[int, str]()
+        """The outputs of every sequence, and the messages of those that raised; of equal ones the first alone runs."""
+        order = np.arange(len(sequences.row_index))
+        first = first_equal_sequences(sequences) if self._deduplicates else order
+        distinct = np.flatnonzero(first == order)
+        collected, errors = Collected(len(order)), dict[int, str]()
         copies, is_packed = Copies(self._model.device), self._model.is_packed
         launched: list[Arrived] = []
         slots, num_tokens, num_halvings, started = list[int](), 0, 0, time.perf_counter()
@@ -144,10 +149,11 @@ class Predictor:
         def plan(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
             return plan_micro_batches(lengths, self._max_batch_tokens, is_packed=is_packed)
 
-        for planned in plan(sequences.lengths):
+        for planned in plan(sequences.lengths[distinct]):
+            chosen = distinct[planned]
             # Planned again, because the budget may have shrunk since; with the same budget it comes back as it is.
-            for order in plan(sequences.lengths[planned]):
-                isolate(forward, planned[order], errors, halve_budget)
+            for again in plan(sequences.lengths[chosen]):
+                isolate(forward, chosen[again], errors, halve_budget)
             with loses_device():
                 while launched:
                     for arrived in copies.add(*launched.pop(0)):
@@ -164,7 +170,8 @@ class Predictor:
         )
         with self._lock:
             self._stats += done
-        return collected.finish(), errors
+        failed = np.flatnonzero(np.isin(first, list(errors)))
+        return collected.finish(first), {int(sequence): errors[int(first[sequence])] for sequence in failed}
 
 
 def _without_views(table: pa.Table) -> pa.Table:

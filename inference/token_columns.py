@@ -1,6 +1,6 @@
 """The Rust library's encodings -> the token columns of a table, some thousand sequences at a time.
 
-In: encodings and their rows. Out: the table with the columns of `inference.columns` behind its own.
+In: encodings and their rows. Out: the columns of `inference.columns`.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ class TokenColumns:
 
     def __init__(self, num_rows: int, features: Sequence[Feature]) -> None:
         """Expect so many rows, and keep these features of every token."""
+        self._num_rows = num_rows
         self.errors: dict[int, str] = {}
         self.truncated = np.zeros(num_rows, dtype=np.bool_)
         self._lengths: list[NDArray[np.int64]] = []
@@ -43,26 +44,28 @@ class TokenColumns:
         for name, values in self._values.items():
             values.append(_joined(ids) if name is None else _features(encodings, name, spans))
 
-    def append_to(self, table: pa.Table, *, counts_windows: bool) -> pa.Table:
-        """Finish: the columns behind those of the table, null in the rows that failed."""
+    def finish(self, *, counts_windows: bool) -> pa.Table:
+        """The columns, null in the rows that failed."""
+        num_rows, made = self._num_rows, dict[str, pa.Array]()
         row_index, lengths = _all(self._row_index, np.int64), _all(self._lengths, np.int64)
-        is_null = np.zeros(len(table), dtype=np.bool_)
+        is_null = np.zeros(num_rows, dtype=np.bool_)
         is_null[list(self.errors)] = True
         is_kept = ~is_null[row_index]
-        counts = np.bincount(row_index[is_kept], minlength=len(table))
+        counts = np.bincount(row_index[is_kept], minlength=num_rows)
         columns = {INPUT_IDS: self._values[None]} | {
             column: self._values[name] for column, name in FEATURE_COLUMNS.items() if name in self._values
         }
         for column, parts in columns.items():
             flat = _all(parts, np.int32)
             kept = flat if is_kept.all() else flat[np.repeat(is_kept, lengths)]
-            table = table.append_column(column, list_column(kept, lengths[is_kept], counts, is_null))
-        num_tokens = np.bincount(row_index, weights=lengths, minlength=len(table))
-        table = table.append_column(NUM_TOKENS, pa.array(num_tokens.astype(np.int32), mask=is_null))
+            made[column] = list_column(kept, lengths[is_kept], counts, is_null)
+        num_tokens = np.bincount(row_index, weights=lengths, minlength=num_rows)
+        made[NUM_TOKENS] = pa.array(num_tokens.astype(np.int32), mask=is_null)
         if counts_windows:
-            table = table.append_column(NUM_WINDOWS, pa.array(counts.astype(np.int32), mask=is_null))
-        table = table.append_column(TRUNCATED, pa.array(self.truncated, mask=is_null))
-        return table.append_column(ERROR, error_column(self.errors, len(table)))
+            made[NUM_WINDOWS] = pa.array(counts.astype(np.int32), mask=is_null)
+        made[TRUNCATED] = pa.array(self.truncated, mask=is_null)
+        made[ERROR] = error_column(self.errors, num_rows)
+        return pa.table(made)
 
 
 def _features(encodings: Sequence[Encoding], name: Feature, spans: NDArray[np.int32] | None) -> NDArray[np.int32]:

@@ -6,6 +6,7 @@ Ids leave as Arrow lists without padding; special tokens, truncation and windows
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
@@ -17,6 +18,7 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
 from inference.precut import CHARACTERS_PER_TOKEN, cut, is_local
 from inference.remote_code import advice, guarded, import_code
+from inference.repeats import first_equal_rows, plain_texts
 from inference.sequences import Feature
 from inference.tasks import load_task, text_columns
 from inference.tasks.base import Task, TextInput
@@ -57,7 +59,8 @@ class Tokenizer:
             direction="right" if self._task.long_text is LongText.WINDOW else tokenizer.truncation_side,
         )
         cuts_end = self._task.long_text is LongText.TRUNCATE and tokenizer.truncation_side == "right"
-        self._cuts_first = cuts_end and is_local(self._whole.to_str())
+        self._cuts_first = model.precut and cuts_end and is_local(self._whole.to_str())
+        self._deduplicates = model.deduplicate
         # Tokens of a pair's text that is not cut must leave more than the overlap for the other one.
         self._room = self._max_length - self._whole.num_special_tokens_to_add(is_pair=True) - stride
         self._uses_type_ids = "token_type_ids" in tokenizer.model_input_names
@@ -71,12 +74,27 @@ class Tokenizer:
         output_schema(table.schema, self._task)
         roles = text_columns(self._task, self._names, table.schema)
         self._check_room(is_pair=self._task.makes_pairs or len(roles) > 1)
+        texts = table.select(list(dict.fromkeys(roles.values())))
+        place = None
+        if self._deduplicates:
+            texts = plain_texts(texts)
+            first = first_equal_rows(texts)
+            if not (is_first := first == np.arange(len(first))).all():
+                texts = texts.filter(pa.array(is_first))
+                place = pa.array((np.cumsum(is_first) - 1)[first])
+        tokens = self._tokenize(texts, roles)
+        for name in tokens.column_names:
+            table = table.append_column(name, tokens[name] if place is None else tokens[name].take(place))
+        return table
+
+    def _tokenize(self, table: pa.Table, roles: dict[str, str]) -> pa.Table:
+        """The token columns of some texts."""
         columns = TokenColumns(len(table), self._features(roles))
         rows, inputs = self._inputs(table, roles, columns.errors)
         for start in range(0, len(inputs), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             self._encode(rows[chunk], inputs[chunk], columns)
-        return columns.append_to(table, counts_windows=self._task.long_text is LongText.WINDOW)
+        return columns.finish(counts_windows=self._task.long_text is LongText.WINDOW)
 
     def _inputs(
         self, table: pa.Table, roles: dict[str, str], errors: dict[int, str]

@@ -39,6 +39,8 @@ _SCHEMA = pa.schema(
 _COPY_THREADS = 16
 # With 100,000 parts the index is 1 to 2 MB and takes 0.2 s to write.
 _PUBLISH_SECONDS = 30.0
+# Times what it took: of a long run the index takes a fiftieth at most, however many parts there are.
+_MIN_PAUSE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,7 @@ class Index:
         Raises:
             OutputError: it could not be written.
         """
+        started = time.monotonic()
         theirs = read_index(self._output)
         merged: dict[str, list[Entry]] = {}
         for shard in sorted({*theirs, *self._shards}):
@@ -187,7 +190,8 @@ class Index:
         if merged != theirs:
             _write(self._output, merged)
         self._base, self._shards = merged, dict(merged)
-        self._publish_at = time.monotonic() + _PUBLISH_SECONDS
+        ended = time.monotonic()
+        self._publish_at = ended + max(_PUBLISH_SECONDS, _MIN_PAUSE * (ended - started))
 
     def drop_copies(self) -> None:
         """Delete the copies that the published index does not name.

@@ -4,15 +4,16 @@ The parts are the truth (their footers say what they are); `_shardlabel/manifest
 """
 
 import json
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
+from jobs.footers import Footers, read_footers
 from jobs.listing import find
-from jobs.parts import PartIdentity, PartRecord, is_torn, read_identity
+from jobs.parts import PartIdentity, PartRecord, is_torn
 from jobs.plan import Plan
 from jobs.shards import Split
 from jobs.storage import Location
@@ -21,9 +22,13 @@ MANIFEST = "_shardlabel/manifest.json"
 _REPORT = "_shardlabel/report.json"
 SUCCESS = "_SUCCESS"
 
+CLAIM_SECONDS = 5.0
+"""Between two looks at the claim."""
+
 _ATTEMPTS = "_shardlabel/attempts"
 
-_FOOTER_THREADS = 16
+_BEFORE = {"model.deduplicate": False}
+"""What holds of an output that was begun before there was such a key: there, every row ran by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +43,15 @@ class Committed:
     """Splits without a committed part, in the plan's order."""
     stale: tuple[str, ...]
     """Parts that this job once wrote for splits that its shards no longer have."""
-    identities: dict[str, PartIdentity | None]
+    footers: Footers
     """Of every Parquet file of the directory."""
     vanished: dict[str, list[str]]
     """Shards that the input no longer has, with their parts."""
+
+    @property
+    def identities(self) -> dict[str, PartIdentity | None]:
+        """What the footers say."""
+        return self.footers.identities
 
 
 def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
@@ -59,11 +69,12 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
     claimed = read_fingerprint(plan.output)
     if claimed is not None:
         fingerprint = _adopt(fingerprint, claimed, plan.output)
-    identities = read_identities(plan.output)
+    footers = read_footers(plan.output)
+    identities = footers.identities
     found = next((identity for identity in identities.values() if identity is not None), None)
     if claimed is None and found is not None:
         fingerprint = _adopt(fingerprint, found.fingerprint, plan.output)
-    parts = {split.part for split in plan.splits}
+    parts, adopted = {split.part for split in plan.splits}, None
     for name, identity in identities.items():
         if identity is None:
             if claimed is not None and name in parts and is_torn(plan.output.join(name)):
@@ -72,7 +83,9 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
                 f"output.path: {plan.output} holds {name}, which shardlabel did not write; give a directory of its own"
             )
             raise OutputError(msg)
-        _adopt(fingerprint, identity.fingerprint, plan.output)
+        if identity.fingerprint is not adopted:
+            _adopt(fingerprint, identity.fingerprint, plan.output)
+            adopted = identity.fingerprint
     records, pending = [], []
     for split in plan.splits:
         identity = identities.get(split.part)
@@ -87,7 +100,7 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
         records=tuple(records),
         pending=tuple(pending),
         stale=tuple(stale),
-        identities=identities,
+        footers=footers,
         vanished=vanished,
     )
 
@@ -121,23 +134,9 @@ def read_fingerprint(output: Location) -> dict[str, Any] | None:
         raise OutputError(msg) from error
 
 
-def read_identities(output: Location) -> dict[str, PartIdentity | None]:
-    """Every Parquet file by its name, with what its footer says; None is a file of somebody else.
-
-    Raises:
-        OutputError: the directory or a footer cannot be read.
-    """
-    try:
-        names = [name for name, _ in find(output)]
-    except OSError as error:
-        msg = f"output.path: {output} cannot be listed ({error}); check permissions and credentials"
-        raise OutputError(msg) from error
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: read_identity(output.join(name)), names), strict=True))
-
-
 def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
     """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
+    existing = _BEFORE | existing
     resolved = dict(fingerprint)
     for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None, "model.packed": None}.items():
         if resolved[key] == unsettled:
@@ -160,20 +159,30 @@ def _claim(output: Location, fingerprint: dict[str, Any]) -> None:
         _adopt(fingerprint, claimed, output)
 
 
-def check_claim(output: Location, fingerprint: dict[str, Any]) -> None:
-    """Look whether the directory is still claimed for this job, and claim it again if it is not claimed at all.
+class ClaimCheck:
+    """Looks now and then whether a directory is still claimed for this job: on a store each look is a request."""
 
-    Raises:
-        JobError: it is another job's now, as can happen on an object store when two begin in the same moment.
-    """
-    try:
-        _claim(output, fingerprint)
-    except FingerprintError as error:
-        msg = (
-            f"the run stopped, since another job began at {output} in the same moment ({error}); parts of both may lie "
-            "there, so delete them and run each job in a directory of its own"
-        )
-        raise JobError(msg) from error
+    def __init__(self, output: Location, fingerprint: dict[str, Any]) -> None:
+        """Look at the first chance."""
+        self._output, self._fingerprint, self._look_at = output, fingerprint, 0.0
+
+    def look(self, *, is_last: bool = False) -> None:
+        """Look, if it was some seconds ago or is the last time; claim it again if it is not claimed at all.
+
+        Raises:
+            JobError: it is another job's now, as can happen on an object store when two begin in the same moment.
+        """
+        if time.monotonic() < self._look_at and not is_last:
+            return
+        try:
+            _claim(self._output, self._fingerprint)
+        except FingerprintError as error:
+            msg = (
+                f"the run stopped, since another job began at {self._output} in the same moment ({error}); parts of "
+                "both may lie there, so delete them and run each job in a directory of its own"
+            )
+            raise JobError(msg) from error
+        self._look_at = time.monotonic() + CLAIM_SECONDS
 
 
 def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:

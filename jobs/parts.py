@@ -13,6 +13,7 @@ from inference.columns import ERROR, NUM_TOKENS, TRUNCATED
 from jobs import storage
 from jobs.shards import Split
 from jobs.storage import Location
+from jobs.stores import read_footer
 
 _FOOTER_KEY = b"shardlabel"
 
@@ -41,6 +42,9 @@ class Origin:
 
     fingerprint: dict[str, Any]
     provenance: dict[str, Any]
+
+
+ORIGIN = tuple(field.name for field in dataclasses.fields(Origin))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,18 +111,23 @@ def _commonest(errors: pa.ChunkedArray) -> dict[str, int]:
     }
 
 
-def read_identity(location: Location) -> PartIdentity | None:
+def read_identity(location: Location, size: int, known: list[dict[str, Any]]) -> PartIdentity | None:
     """The identity in a file's footer; None when it is not one of our parts.
+
+    Args:
+        location: of the file.
+        size: its bytes, as its directory was listed.
+        known: fingerprints and provenances, which many parts share; new ones are added.
 
     Raises:
         OutputError: its store does not answer, which says nothing of whose the file is.
     """
     try:
-        metadata = pq.read_metadata(location.path, filesystem=location.filesystem)
+        metadata = read_footer(location.filesystem, location.path, size)
     except (pa.ArrowException, OSError):
         storage.check_reachable(location)
         return None
-    return _identity(metadata)
+    return _identity(metadata, known)
 
 
 def parse_part(content: bytes) -> tuple[PartIdentity, pq.ParquetFile] | None:
@@ -127,16 +136,35 @@ def parse_part(content: bytes) -> tuple[PartIdentity, pq.ParquetFile] | None:
         file = pq.ParquetFile(pa.BufferReader(content))
     except pa.ArrowException:
         return None
-    identity = _identity(file.metadata)
+    identity = _identity(file.metadata, [])
     return None if identity is None else (identity, file)
 
 
-def _identity(metadata: pq.FileMetaData) -> PartIdentity | None:
+def _identity(metadata: pq.FileMetaData, known: list[dict[str, Any]]) -> PartIdentity | None:
     try:
         content = json.loads((metadata.metadata or {})[_FOOTER_KEY])
-        return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))
+        return make_identity(content | {name: _one_of(known, content[name]) for name in ORIGIN})
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def make_identity(content: dict[str, Any]) -> PartIdentity:
+    """The identity that was written as JSON.
+
+    Raises:
+        TypeError: it has other fields.
+        KeyError: it has no record.
+    """
+    return PartIdentity(**(content | {"record": PartRecord(**content["record"])}))
+
+
+def _one_of(known: list[dict[str, Any]], value: dict[str, Any]) -> dict[str, Any]:
+    """An equal one of those that are known: 100,000 parts with a fingerprint each are 400 MB."""
+    for each in known:
+        if each == value:
+            return each
+    known.append(value)
+    return value
 
 
 def is_torn(location: Location) -> bool:

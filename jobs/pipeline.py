@@ -1,6 +1,7 @@
 """The flow of a job: splits -> read and tokenize -> predict -> write -> records. The only file that imports ray.data.
 
-A split is one row of the Dataset and one part from end to end; the in-process twin calls the same four functions.
+A split is one part, and travels in one row of the Dataset from end to end, alone or with other small ones; the
+in-process twin calls the same four functions.
 """
 
 import dataclasses
@@ -9,13 +10,12 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
-from queue import Empty, SimpleQueue
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 
@@ -23,6 +23,7 @@ import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
+from jobs.bundles import Carried, bundle, pack, planned, unpack
 from jobs.cluster import connected, count_cluster_gpus, is_on_ray, is_told_to_stop, tell_to_stop
 from jobs.config import RunConfig
 from jobs.metrics import ActorMetrics
@@ -31,8 +32,13 @@ from jobs.patience import beating, wait_patiently
 from jobs.reading import read_split
 from jobs.resources import Resources, available_cpus, resolve_resources
 from jobs.shards import Split
-from jobs.stopping import POLL_SECONDS, Drain, Stop
+from jobs.stopping import Drain, Stop, as_done
 from jobs.storage import Location
+
+Result = TypeVar("Result")
+
+# Of one bundle, at once: each waits for a request to a store, or for a disk to sync.
+_IO_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,10 @@ class Work:
     origin: Origin
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of this run alone."""
+
+    def load_tokenizer(self) -> "inference.Tokenizer":
+        """What turns the rows of a split into token ids."""
+        return inference.Tokenizer(self.model, self.task)
 
     def load_predictor(self) -> "inference.Predictor":
         """The weights, on the device of this process."""
@@ -74,7 +84,7 @@ class LocalExecutor:
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
         with self._stop.at_once():
-            tokenizer = inference.Tokenizer(work.model, work.task)
+            tokenizer = work.load_tokenizer()
             predictor = work.load_predictor()
 
         def process(split: Split) -> PartRecord:
@@ -86,29 +96,11 @@ class LocalExecutor:
 
         pool = ThreadPoolExecutor(work.resources.max_actors)
         try:
-            for future in _as_done([pool.submit(process, split) for split in splits], self._stop):
+            for future in as_done([pool.submit(process, split) for split in splits], self._stop):
                 yield future.result()
         finally:
             # What has had its time is given up: the process ends without it.
             pool.shutdown(wait=not self._stop.is_over, cancel_futures=True)
-
-
-def _as_done(futures: Sequence[Future[PartRecord]], stop: Stop) -> Iterator[Future[PartRecord]]:
-    """As `concurrent.futures.as_completed`, until a stop: then those that run, for as long as they have time."""
-    done = SimpleQueue[Future[PartRecord]]()
-    for future in futures:
-        future.add_done_callback(done.put)
-    num_left, is_cancelled = len(futures), False
-    while num_left and not stop.is_over:
-        if stop.reason is not None and not is_cancelled:
-            is_cancelled = True
-            for future in futures:
-                future.cancel()
-        with suppress(Empty):
-            future = done.get(timeout=POLL_SECONDS)
-            num_left -= 1
-            if not future.cancelled():
-                yield future
 
 
 class RayExecutor:
@@ -119,6 +111,7 @@ class RayExecutor:
         self._stop = stop or Stop()
         self._stack = ExitStack()
         self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
+        self._split_rows = run.split_rows
 
     def __enter__(self) -> Self:
         with self._stop.kept():
@@ -144,13 +137,13 @@ class RayExecutor:
         # One task in, one block out: a replayed task that yields another number of blocks hangs Ray (ray#64394).
         context.target_max_block_size = None
         context.execution_no_progress_timeout_s = -1  # jobs/patience.py knows a slow split from a hang
-        rows = pa.table({"split": [json.dumps(dataclasses.asdict(split)) for split in splits]})
+        rows = planned(bundle(splits, self._split_rows, resources.max_actors))
         pool = ray.data.ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors)
-        one_split: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        one_bundle: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         records = (
             ray.data.from_arrow(rows)
             .repartition(target_num_rows_per_block=1)
-            .map_batches(partial(_read_and_tokenize, work=work), num_cpus=1, **one_split)
+            .map_batches(partial(_read_and_tokenize, work=work), num_cpus=1, **one_bundle)
             # On a CPU, Ray runs this stage inside the next one's actor, since both ask for one CPU: no tokens travel.
             .map_batches(
                 _Predict,
@@ -158,9 +151,9 @@ class RayExecutor:
                 compute=pool,
                 num_cpus=0 if resources.gpus_per_actor else 1,
                 num_gpus=resources.gpus_per_actor or None,
-                **one_split,
+                **one_bundle,
             )
-            .map_batches(partial(_write, work=work), num_cpus=1, **one_split)
+            .map_batches(partial(_write, work=work), num_cpus=1, **one_bundle)
         )
         records.set_name(work.run_id)
         try:
@@ -191,18 +184,36 @@ def _end_execution(name: str) -> None:
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
-    split = _split_of(row)
-    try:
-        table = read_split(split, work.read_schema)
-    except InputError as error:
-        return _nest(split, pa.table({}), str(error))
-    return _nest(split, _tokenizer(work.model.model_dump_json(), work.task.model_dump_json())(table))
+    def read(item: Carried) -> Carried:
+        try:
+            return Carried(item.split, read_split(item.split, work.read_schema))
+        except InputError as error:
+            return Carried(item.split, error=str(error))
+
+    tokenizer = _tokenizer(work)
+    return pack(
+        Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
+        for item in _at_once(read, unpack(row))
+    )
 
 
-@cache
-def _tokenizer(model: str, task: str) -> "inference.Tokenizer":
+def _at_once(function: Callable[[Carried], Result], carried: Sequence[Carried]) -> list[Result]:
+    """Small files wait for the disk or the store, not for the CPU; a large one is alone."""
+    if len(carried) == 1:
+        return [function(carried[0])]
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        return list(pool.map(function, carried))
+
+
+_tokenizers: dict[str, "inference.Tokenizer"] = {}
+
+
+def _tokenizer(work: Work) -> "inference.Tokenizer":
     """One per worker process and job."""
-    return inference.Tokenizer(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task))
+    key = work.model.model_dump_json() + work.task.model_dump_json()
+    if key not in _tokenizers:
+        _tokenizers[key] = work.load_tokenizer()
+    return _tokenizers[key]
 
 
 # A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
@@ -226,50 +237,55 @@ class _Predict:
     def __call__(self, row: pa.Table) -> pa.Table:
         if self._error is not None:
             raise self._error
-        split, table, error = _unnest(row)
-        if error is not None:
-            return row
+        carried = unpack(row)
         if is_told_to_stop(self._run_id):
-            return _nest(split, pa.table({}), _NOT_BEGUN)
-        note = manifest.note_attempt(self._output, split.part, _MAX_ATTEMPTS)
+            return pack([Carried(item.split, error=_NOT_BEGUN) for item in carried])
+        # A bundle has one note for all its splits, until its process has died once: then each has its own.
+        name = f"{carried[0].split.part}+{len(carried) - 1}"
+        note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
         if note is None:
-            return _nest(split, pa.table({}), f"its process died {_MAX_ATTEMPTS} times while it was labelled")
+            return pack([self._predict_noted(item) for item in carried])
+        with self._under(note):
+            return pack([self._predict(item) for item in carried])
+
+    def _predict_noted(self, item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        note = manifest.note_attempt(self._output, item.split.part, _MAX_ATTEMPTS)
+        if note is None:
+            return Carried(item.split, error=f"its process died {_MAX_ATTEMPTS} times while it was labelled")
+        with self._under(note):
+            return self._predict(item)
+
+    def _predict(self, item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        before = self._predictor.stats
+        labelled = self._predictor(item.rows)
+        if self._metrics is not None:
+            self._metrics.add(labelled, self._predictor.stats.since(before))
+        return Carried(item.split, labelled)
+
+    @contextmanager
+    def _under(self, note: Location) -> Iterator[None]:
         try:
-            before = self._predictor.stats
             with beating(note):
-                labelled = self._predictor(table)
+                yield
         except DeviceError as lost:
-            logging.getLogger(__name__).warning("%s: %s", split.part, lost)
+            logging.getLogger(__name__).warning("%s: %s", note, lost)
             os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
         # From here on it is the next split's doing if the process dies, even if Ray has to have this one done again.
         storage.delete(note)
-        if self._metrics is not None:
-            self._metrics.add(labelled, self._predictor.stats.since(before))
-        return _nest(split, labelled)
 
 
 def _write(row: pa.Table, work: Work) -> pa.Table:
-    split, table, error = _unnest(row)
-    record = _write_part(split, table, work) if error is None else PartRecord(part=split.part, error=error)
-    return pa.table({"record": [json.dumps(dataclasses.asdict(record))]})
+    def write(item: Carried) -> PartRecord:
+        if item.rows is None:
+            return PartRecord(part=item.split.part, error=item.error)
+        return _write_part(item.split, item.rows, work)
+
+    return pa.table({"record": [json.dumps(dataclasses.asdict(record)) for record in _at_once(write, unpack(row))]})
 
 
 def _write_part(split: Split, table: pa.Table, work: Work) -> PartRecord:
     return write_part(work.output, split, table, work.output_schema, work.origin)
-
-
-def _nest(split: Split, table: pa.Table, error: str | None = None) -> pa.Table:
-    """One row that carries a split's identity and its rows: its Arrow buffers wrapped, not copied."""
-    rows = table.combine_chunks().to_struct_array().combine_chunks()
-    nested = pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows)
-    identity = json.dumps(dataclasses.asdict(split))
-    return pa.table({"split": [identity], "error": pa.array([error], pa.string()), "rows": nested})
-
-
-def _unnest(row: pa.Table) -> tuple[Split, pa.Table, str | None]:
-    rows: Any = row.column("rows").combine_chunks()
-    return _split_of(row), pa.Table.from_struct_array(rows.flatten()), row.column("error")[0].as_py()
-
-
-def _split_of(row: pa.Table) -> Split:
-    return Split(**json.loads(str(row.column("split")[0])))

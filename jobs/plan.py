@@ -96,6 +96,7 @@ def make_plan(job: JobConfig) -> Plan:
             "model.dtype": job.model.dtype,
             "model.max_length": checkpoint.max_length,
             "model.max_batch_tokens": job.model.max_batch_tokens,
+            "model.deduplicate": job.model.deduplicate,
             "model.fused": job.model.fused,
             "model.packed": job.model.packed,
             "task.name": job.task.name,

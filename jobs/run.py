@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
@@ -11,6 +12,7 @@ from jobs import manifest
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
 from jobs.heartbeat import Heartbeat, RunNote
+from jobs.footers import remember
 from jobs.index import Index
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work
@@ -51,7 +53,9 @@ def run_job(  # noqa: PLR0913 - all but the job have defaults or are called back
         committed = manifest.read_committed(plan, retry_failed=retry_failed)
         run = _Run(job, plan, committed, started)
     on_start(plan, committed)
-    if committed.pending and stop.reason is None:
+    if not committed.pending:
+        remember(plan.output, committed.footers)
+    elif stop.reason is None:
         with suppress(Stopped):
             run.label(on_record, stop)
     report = run.report(stop.reason)
@@ -97,9 +101,7 @@ class _Run:
         with undone_if_refused(plan, committed), executing as executor:
             work = _prepare(plan, committed, resolve_resources(run, *executor.devices()))
             self._fingerprint = work.origin.fingerprint
-            with _fails_the_run():
-                manifest.begin(plan.output, self._fingerprint)
-                self.index.begin()
+            _begin(plan, committed, self.index, self._fingerprint)
             with Heartbeat(plan.output, self._note(work.run_id)) as heartbeat:
                 for record in _execute(executor, committed, work):
                     heartbeat.add(record, self._pending_rows.pop(record.part))
@@ -114,7 +116,6 @@ class _Run:
             return
         self._new.append(record)
         with _fails_the_run():
-            manifest.check_claim(self._plan.output, self._fingerprint)
             self.index.add(record.part)
         self.limit.add(record)
 
@@ -168,9 +169,20 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
     )
 
 
-def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
+def _begin(plan: Plan, committed: manifest.Committed, index: Index, fingerprint: dict[str, Any]) -> None:
     with _fails_the_run():
-        yield from executor.run(committed.pending, work)
+        manifest.begin(plan.output, fingerprint)
+        index.begin()
+    remember(plan.output, committed.footers)
+
+
+def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
+    claim = manifest.ClaimCheck(work.output, work.origin.fingerprint)
+    with _fails_the_run():
+        for record in executor.run(committed.pending, work):
+            claim.look()
+            yield record
+        claim.look(is_last=True)
 
 
 @contextmanager

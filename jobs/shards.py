@@ -12,21 +12,17 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo
 
 from inference.errors import ConfigError, InputError
 from jobs import storage
 from jobs.listing import find
 from jobs.storage import Location
-from jobs.stores import mtime_ns
+from jobs.stores import FOOTER_THREADS, mtime_ns, read_footer
 
 _log = logging.getLogger(__name__)
 
 _MAX_TEXT_BYTES = 64 * 2**20
-
-# Footers are small reads that wait for the disk or the store, not for the CPU.
-_FOOTER_THREADS = 16
 
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a file that is not what it should be, the last for a column's name."""
@@ -108,7 +104,7 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
             if found.setdefault(name, (location, info))[0].path != info.path:
                 msg = f"input.path: {found[name][0]} and {location} would both become the part {name}; run two jobs"
                 raise ConfigError(msg)
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         return list(pool.map(lambda item: _read_footer(item[0], *item[1]), sorted(found.items())))
 
 
@@ -121,11 +117,11 @@ def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
     schema, reason = pa.schema([]), None
     row_groups: tuple[RowGroup, ...] = ()
     try:
-        with pq.ParquetFile(location.path, filesystem=location.filesystem) as file:
-            schema = file.schema_arrow
-            groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
-            row_groups = tuple(RowGroup(num_rows=g.num_rows, num_bytes=g.total_byte_size) for g in groups)
-            num_rows, names = file.metadata.num_rows, schema.names
+        footer = read_footer(location.filesystem, location.path, info.size or 0)
+        schema = footer.schema.to_arrow_schema()
+        groups = (footer.row_group(i) for i in range(footer.num_row_groups))
+        row_groups = tuple(RowGroup(num_rows=g.num_rows, num_bytes=g.total_byte_size) for g in groups)
+        num_rows, names = footer.num_rows, schema.names
         if len(names) > len(set(names)):
             twice = next(name for name in names if names.count(name) > 1)
             reason = f"{names.count(twice)} columns are called {twice!r}"
@@ -226,8 +222,11 @@ def unify(shards: Sequence[Shard], columns: Sequence[str] | None) -> pa.Schema:
     Raises:
         InputError: two shards disagree about a column's type, or no shard has one of `columns`.
     """
-    schema = pa.schema([])
+    schema = known = pa.schema([])
     for shard in shards:
+        if shard.schema.equals(known, check_metadata=True):
+            continue
+        known = shard.schema
         try:
             schema = _merge(schema, shard.schema.remove_metadata())
         except pa.ArrowException as error:

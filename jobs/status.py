@@ -8,6 +8,7 @@ from typing import Any
 
 from inference.errors import OutputError
 from jobs import manifest
+from jobs.footers import read_footers
 from jobs.heartbeat import BEAT_SECONDS, read_note
 from jobs.parts import PartIdentity
 from jobs.report import hash_fingerprint
@@ -113,7 +114,7 @@ def read_status(output: str) -> OutputStatus:
         InputError: the location cannot be opened.
     """
     location = locate(output)
-    identities = manifest.read_identities(location)
+    identities = read_footers(location).identities
     parts = [identity for identity in identities.values() if identity is not None]
     fingerprint = manifest.read_fingerprint(location) or (parts[0].fingerprint if parts else None)
     if fingerprint is None:

@@ -6,9 +6,14 @@ What is committed stays, what was begun may come to its end within `GRACE_SECOND
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 GRACE_SECONDS = 20.0
 """For splits that are being labelled; Kubernetes gives 30 s before it kills, a spot instance 30 to 120 s."""
@@ -146,3 +151,21 @@ class Drain:
             self._look_at = now + _LOOK_SECONDS
             self._worked_at = now if self._find_work() else self._worked_at
         return self._stop.is_over or now - self._worked_at > _WRITE_SECONDS
+
+
+def as_done(futures: Sequence[Future[Result]], stop: Stop) -> Iterator[Future[Result]]:
+    """As `concurrent.futures.as_completed`, until a stop: then those that run, for as long as they have time."""
+    done = SimpleQueue[Future[Result]]()
+    for future in futures:
+        future.add_done_callback(done.put)
+    num_left, is_cancelled = len(futures), False
+    while num_left and not stop.is_over:
+        if stop.reason is not None and not is_cancelled:
+            is_cancelled = True
+            for future in futures:
+                future.cancel()
+        with suppress(Empty):
+            future = done.get(timeout=POLL_SECONDS)
+            num_left -= 1
+            if not future.cancelled():
+                yield future

@@ -5,12 +5,19 @@ import re
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from inference.errors import ConfigError, InputError
 
 # Up to 20 s apart, with jitter: 80 to 100 s until a store that stays away is given up.
 _MAX_ATTEMPTS = 10
+
+FOOTER_THREADS = 16
+"""How many footers are read at once: they wait for the disk or the store, not for the CPU."""
+
+_PARQUET = pads.ParquetFileFormat()
 
 _SECRET_OPTION = re.compile(r"secret|token|password|signature|^sig$|(access|account)_?key", re.IGNORECASE)
 
@@ -66,6 +73,16 @@ def _patient(filesystem: pafs.S3FileSystem) -> pafs.S3FileSystem:
     strategy = pafs.AwsStandardS3RetryStrategy(max_attempts=int(attempts) if attempts.isdecimal() else _MAX_ATTEMPTS)
     patient: pafs.S3FileSystem = rebuild(options | {"retry_strategy": strategy, "allow_delayed_open": True})
     return patient
+
+
+def read_footer(filesystem: pafs.FileSystem, path: str, size: int) -> pq.FileMetaData:
+    """A Parquet file's footer, in one request where a store would be asked for the size too.
+
+    Raises:
+        OSError: it cannot be read.
+        ArrowException: it is no Parquet file of this size.
+    """
+    return _PARQUET.make_fragment(path, filesystem, file_size=size).metadata
 
 
 def upload(filesystem: pafs.FileSystem, path: str, content: pa.Buffer | bytes) -> None:

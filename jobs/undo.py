@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from inference.errors import FingerprintError, JobError, OutputError, ShardlabelError
-from jobs import heartbeat, index, manifest, storage
+from jobs import footers, heartbeat, index, manifest, storage
 from jobs.listing import find
 from jobs.plan import Plan
 from jobs.stopping import Stopped
@@ -35,7 +35,7 @@ def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[Non
     except Stopped:
         # Else the claim would refuse whoever mends the job meanwhile, as if something were there.
         with suppress(OutputError):  # the stop comes first
-            if not committed.identities and not manifest.read_identities(plan.output):
+            if not committed.identities and not footers.read_footers(plan.output).identities:
                 before.restore()
         raise
     except FingerprintError:
@@ -44,7 +44,7 @@ def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[Non
         raise
     except ShardlabelError as error:
         try:
-            if manifest.read_identities(plan.output) != committed.identities:
+            if footers.read_footers(plan.output).identities != committed.identities:
                 msg = f"the run stopped: {error}; the parts written until now stay"
                 raise JobError(msg) from error
             if manifest.is_claimed(plan.output, committed.fingerprint):
@@ -60,7 +60,7 @@ class _Bookkeeping:
 
     def __init__(self, output: Location) -> None:
         self._output = output
-        names = (index.INDEX, heartbeat.RUN, manifest.SUCCESS, manifest.MANIFEST)
+        names = (index.INDEX, footers.REMEMBERED, heartbeat.RUN, manifest.SUCCESS, manifest.MANIFEST)
         self._files = {name: storage.read_bytes(output.join(name)) for name in names}
         self._copies = set(self._find_copies())
         is_local = isinstance(output.filesystem, pafs.LocalFileSystem)

@@ -33,14 +33,27 @@ class Shardlabel:
         inference.Tokenizer = _remember(inference.Tokenizer)  # type: ignore[misc,assignment]
         inference.Predictor = _remember(inference.Predictor)  # type: ignore[misc,assignment]
 
-    def run(self, inputs: list[Path], output: Path, max_length: int, *, logits: bool) -> dict[str, Any]:
+    def run(
+        self,
+        inputs: list[Path],
+        output: Path,
+        max_length: int,
+        max_batch_tokens: int | None = None,
+        *,
+        logits: bool,
+    ) -> dict[str, Any]:
         """Label the shards into a directory that no run has seen."""
         is_embedding = self.setting["variant"] == "embeddings"
         job = JobConfig.model_validate(
             {
                 "input": {"path": [str(file) for file in inputs]},
                 "output": {"path": _fresh(output), "keep_columns": ["id"], "logits": logits and not is_embedding},
-                "model": {"name": self.setting["model"], "dtype": self.setting["dtype"], "max_length": max_length},
+                "model": {
+                    "name": self.setting["model"],
+                    "dtype": self.setting["dtype"],
+                    "max_length": max_length,
+                    "max_batch_tokens": max_batch_tokens,
+                },
                 "task": {"name": "feature-extraction" if is_embedding else "text-classification"},
                 "run": {"executor": "local", "max_failed_fraction": 1},
             }

@@ -37,8 +37,9 @@ def bench_folder(tmp_path: Path) -> Path:
 @pytest.mark.timeout(600)
 def test_a_comparison_measures_checks_and_writes_its_tables(bench_folder: Path) -> None:
     page, file = bench_folder / "page.md", bench_folder / "results.json"
-    command = [sys.executable, "-m", "benchmarks", "--models", "demo", "--workloads", "reviews", "--parts", "compare"]
-    command += ["--peers", "shardlabel", "pipeline", "openvino", "--rounds", "1", "--scale", "0.005", "--no-install"]
+    command = [sys.executable, "-m", "benchmarks", "--models", "demo", "--workloads", "reviews"]
+    command += ["--parts", "compare", "budget", "--peers", "shardlabel", "pipeline", "openvino"]
+    command += ["--rounds", "1", "--scale", "0.005", "--no-install"]
     environment = os.environ | {"SHARDLABEL_BENCH": str(bench_folder), "SHARDLABEL_PEERS": str(bench_folder)}
     subprocess.run([*command, "--json", str(file), "--page", str(page)], cwd=ROOT, env=environment, check=True)
     results = json.loads(file.read_text())
@@ -52,8 +53,15 @@ def test_a_comparison_measures_checks_and_writes_its_tables(bench_folder: Path) 
     assert checked["shardlabel"]["clear_agreement"] == 1
     assert 1 <= checked["shardlabel"]["padding"] < 2
     assert "environment is not installed" in next(f["error"] for f in results["failures"] if f["peer"] == "openvino")
+    assert [entry["budget"] for entry in results["extra"]["budget"]] == [512, 1024, 2048, 4096, 8192]
     assert "Parquet" in page.read_text()
     assert "| demo, reviews, shardlabel |" in page.read_text()
+    command += ["--json", str(file), "--page", str(page), "--add", "--parts", "compare", "--peers", "shardlabel"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    added = json.loads(file.read_text())
+    assert [entry["peer"] for entry in added["measurements"]] == ["shardlabel", "pipeline", "shardlabel"]
+    assert added["cells"] == results["cells"]
+    assert added["extra"]["budget"] == results["extra"]["budget"]
 
 
 @pytest.mark.parametrize(("family", "settings"), [("bert", {}), ("distilbert", {})])

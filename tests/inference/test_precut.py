@@ -66,10 +66,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def pair_of_tokenizers(checkpoint: Path, **task: Any) -> tuple[Tokenizer, Tokenizer]:
     """One that cuts, and one that reads the whole text."""
-    model, config = ModelConfig(name=str(checkpoint), max_length=MAX_LENGTH), TaskConfig(**task)
-    cutting, whole = Tokenizer(model, config), Tokenizer(model, config)
+    model = ModelConfig(name=str(checkpoint), max_length=MAX_LENGTH)
+    cutting, whole = (Tokenizer(model.model_copy(update={"precut": on}), TaskConfig(**task)) for on in (True, False))
     assert cutting._cuts_first
-    whole._cuts_first = False
+    assert not whole._cuts_first
     return cutting, whole
 
 

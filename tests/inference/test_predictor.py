@@ -145,7 +145,7 @@ import json, resource, sys
 import pyarrow as pa, torch
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 torch.set_num_threads(1)
-model = ModelConfig(name=sys.argv[1], dtype="float32", max_batch_tokens=4_000_000)
+model = ModelConfig(name=sys.argv[1], dtype="float32", max_batch_tokens=4_000_000, deduplicate=False)
 task = TaskConfig(logits=True)
 predictor, tokens = Predictor(model, task), Tokenizer(model, task)(pa.table({"text": ["tool " * 40] * 60_000}))
 expected = predictor(tokens.slice(0, 4))["logits"].to_pylist()[0]
@@ -188,6 +188,18 @@ def test_a_row_whose_forward_raises_fails_alone(labeller: Labeller) -> None:
     assert rows[1]["error"].startswith("IndexError: index out of range")
     whole = labeller(list(texts))
     assert_same([rows[i] for i in (0, 2, 3, 4)], [whole[i] for i in (0, 2, 3, 4)])
+
+
+def test_a_row_equal_to_one_whose_forward_raises_fails_like_it(labeller: Labeller) -> None:
+    tokens = labeller.tokenizer(pa.table({"text": ["good", "tools", "a bad film", "tools", "good"]}))
+    ids = tokens.column(INPUT_IDS).to_pylist()
+    ids[1][0][1] = ids[3][0][1] = len(VOCABULARY)  # which has no embedding
+    place = tokens.column_names.index(INPUT_IDS)
+    spoilt = tokens.set_column(place, INPUT_IDS, pa.array(ids, tokens.column(INPUT_IDS).type))
+    rows = labeller.predictor(spoilt).to_pylist()
+    assert [row["error"] is None for row in rows] == [True, False, True, False, True]
+    assert rows[1]["error"] == rows[3]["error"]
+    assert_same([rows[i] for i in (0, 2, 4)], labeller(["good", "a bad film", "good"]))
 
 
 def test_sliced_and_chunked_token_tables_are_read_in_place(labeller: Labeller) -> None:

@@ -127,6 +127,9 @@ def test_a_split_that_takes_its_process_with_it_is_set_aside_and_the_others_are_
     make_job: MakeJob, shards: Path, tmp_path: Path, mood: Path, kind: str
 ) -> None:
     pq.write_table(pa.table({"id": range(13), "text": ["good"] * 13}), shards / "deep" / "c d.parquet")
+    small = [f"e{i:02d}.parquet" for i in range(70 if kind == "die" else 0)]  # so many that it is one of a bundle
+    for name in small:
+        pq.write_table(pa.table({"id": [0], "text": ["film"]}), shards / name)
     job = make_job(
         task={"options": {"postprocess": "moody_hook:moody"}},
         run={"executor": "ray", "num_actors": 1, "split_rows": 100},
@@ -144,7 +147,7 @@ def test_a_split_that_takes_its_process_with_it_is_set_aside_and_the_others_are_
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["failed_shards"] == {"deep/c d.parquet": "its process died 3 times while it was labelled"}
-    assert sorted(part_bytes(job.output.path)) == ["a.parquet", "b.parquet"]
+    assert sorted(part_bytes(job.output.path)) == ["a.parquet", "b.parquet", *small]
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     assert not (tmp_path / "out" / "_shardlabel" / "attempts").exists()
     mood.write_text("fine")

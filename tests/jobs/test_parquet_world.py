@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inference.errors import ConfigError, InputError
-from jobs.pipeline import _nest, _unnest
+from jobs.bundles import Carried, pack, unpack
 from jobs.plan import make_plan
 from jobs.run import run_job
 from jobs.shards import cut, list_shards, unify
@@ -147,10 +147,11 @@ def test_columns_of_any_type_travel_between_processes(folder: Path) -> None:
     write(folder / "1.parquet", ["a", None, "b"], row_group_size=2, **ODD_COLUMNS)
     table = pq.read_table(folder / "1.parquet").replace_schema_metadata()
     split = cut(list_shards([str(folder)])[0], 10)[0]
-    arrived = _unnest(_nest(split, table))
-    assert (arrived[0], arrived[2]) == (split, None)
-    assert arrived[1].schema == table.schema
-    assert repr(arrived[1].to_pylist()) == repr(table.to_pylist())
+    (arrived,) = unpack(pack([Carried(split, table)]))
+    assert (arrived.split, arrived.error) == (split, None)
+    assert arrived.rows is not None
+    assert arrived.rows.schema == table.schema
+    assert repr(arrived.rows.to_pylist()) == repr(table.to_pylist())
 
 
 def test_an_extension_type_that_pickles_is_never_unpickled(make_job: MakeJob, folder: Path) -> None:

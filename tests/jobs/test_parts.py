@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.parts import Origin, PartRecord, read_identity, write_part
+from jobs.parts import Origin, PartIdentity, PartRecord, read_identity, write_part
 from jobs.shards import Split
 from jobs.storage import locate
 
@@ -36,13 +36,17 @@ ORIGIN = Origin(
 )
 
 
+def identity_of(path: Path) -> PartIdentity | None:
+    return read_identity(locate(str(path)), path.stat().st_size, [])
+
+
 def test_a_part_holds_its_rows_in_order_and_its_identity(tmp_path: Path) -> None:
     record = write_part(locate(str(tmp_path)), SPLIT, TABLE, TABLE.schema, ORIGIN)
     assert record == PartRecord(
         part=SPLIT.part, num_rows=3, num_failed=1, num_truncated=1, num_tokens=10, errors=ERRORS
     )
     assert pq.read_table(tmp_path / SPLIT.part).equals(TABLE)
-    identity = read_identity(locate(str(tmp_path / SPLIT.part)))
+    identity = identity_of(tmp_path / SPLIT.part)
     assert identity is not None
     assert (identity.fingerprint, identity.provenance, identity.record) == (
         ORIGIN.fingerprint,
@@ -74,5 +78,5 @@ def test_a_part_of_no_rows_has_the_same_schema(tmp_path: Path) -> None:
 def test_a_file_of_somebody_else_has_no_identity(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "foreign.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
-    assert read_identity(locate(str(tmp_path / "foreign.parquet"))) is None
-    assert read_identity(locate(str(tmp_path / "torn.parquet"))) is None
+    assert identity_of(tmp_path / "foreign.parquet") is None
+    assert identity_of(tmp_path / "torn.parquet") is None

@@ -1,7 +1,5 @@
 """A split may take its time, a hang may not; a split that was labelled is not blamed for what dies after it."""
 
-import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -11,11 +9,11 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from inference.errors import InputError, JobError
 from jobs import patience, pipeline
+from jobs.bundles import planned, unpack
 from jobs.config import JobConfig
 from jobs.manifest import note_attempt, read_attempts, read_committed
 from jobs.plan import make_plan
@@ -89,16 +87,16 @@ def test_a_split_that_ray_has_done_again_and_again_was_labelled_every_time(make_
     committed = read_committed(plan)
     work = _prepare(plan, committed, Resources(min_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1))
     split = committed.pending[0]
-    row = pipeline._read_and_tokenize(pa.table({"split": [json.dumps(dataclasses.asdict(split))]}), work)
+    row = pipeline._read_and_tokenize(planned([[split]]), work)
     predict = pipeline._Predict(work)
     for _ in range(
         pipeline._MAX_ATTEMPTS + 1
     ):  # as when the next split kills the process, before this one's rows left it
-        assert predict(row)["error"].to_pylist() == [None]
+        assert [item.error for item in unpack(predict(row))] == [None]
     assert read_attempts(plan.output) == {}
     for _ in range(pipeline._MAX_ATTEMPTS):  # as when it kills the process itself
         assert note_attempt(plan.output, split.part, pipeline._MAX_ATTEMPTS)
-    assert predict(row)["error"].to_pylist() == ["its process died 3 times while it was labelled"]
+    assert [item.error for item in unpack(predict(row))] == ["its process died 3 times while it was labelled"]
 
 
 def start(job: JobConfig, folder: Path, code: str = "pass", **environment: str) -> subprocess.Popen[str]:

@@ -7,8 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from inference.errors import ModelError
-from jobs.pipeline import _nest, _unnest
-from jobs.shards import cut, list_shards
 from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
 from tests.test_rules import blocks
 
@@ -70,12 +68,3 @@ def test_the_readme_ray_example_gives_the_labels_that_one_process_gives(shards: 
     expected = readme["predictor"](readme["tokenizer"](rows_of(0, 45))).to_pylist()
     for column in ("id", "label", "num_tokens", "error"):
         assert [row[column] for row in rows] == [row[column] for row in expected], column
-
-
-def test_a_nested_split_comes_back_as_it_was(shards: Path) -> None:
-    split = cut(list_shards([str(shards)])[0], 1000)[0]
-    table = rows_of(0, 25)
-    for rows in (table, table.slice(3, 4), table.slice(0, 0), table.select([])):
-        same, again, error = _unnest(_nest(split, rows))
-        assert (same, error) == (split, None)
-        assert again.equals(rows.combine_chunks())

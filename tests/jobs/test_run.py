@@ -133,7 +133,29 @@ def test_another_model_is_refused_even_when_the_manifest_is_lost(
 
 def test_what_does_not_change_a_label_does_not_count(make_job: MakeJob) -> None:
     run(make_job())
-    assert run(make_job(run={"num_actors": 2, "threads_per_actor": 2})).new_rows == 0
+    assert run(make_job(run={"num_actors": 2, "threads_per_actor": 2}, model={"precut": False})).new_rows == 0
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["the manifest is lost", "the manifest is there"])
+def test_an_output_older_than_deduplication_is_one_in_which_every_row_ran_by_itself(
+    make_job: MakeJob, tmp_path: Path, *, lost: bool
+) -> None:
+    run(make_job(model={"deduplicate": False}))
+    for part in (tmp_path / "out").rglob("*.parquet"):
+        table = pq.read_table(part)
+        footer = json.loads(table.schema.metadata[b"shardlabel"])
+        del footer["fingerprint"]["model.deduplicate"]
+        pq.write_table(table.replace_schema_metadata({b"shardlabel": json.dumps(footer)}), part)
+    manifest = tmp_path / "out" / "_shardlabel" / "manifest.json"
+    claim = json.loads(manifest.read_text())
+    del claim["fingerprint"]["model.deduplicate"]
+    manifest.write_text(json.dumps(claim))
+    if lost:
+        manifest.unlink()
+    with pytest.raises(FingerprintError, match=r"\(model\.deduplicate was False, is True\)"):
+        run(make_job())
+    (tmp_path / "out" / "b.parquet").unlink()
+    assert run(make_job(model={"deduplicate": False})).new_rows == ROWS_PER_SHARD["b.parquet"]
 
 
 def test_an_automatic_precision_stays_what_the_first_run_made_it(make_job: MakeJob, single_label: Path) -> None:
