@@ -129,6 +129,8 @@ class RayExecutor:
         """Yield the record of every split, in the order in which they are done."""
         import ray.data
 
+        if self._stop.reason is not None:
+            return
         resources = work.resources
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = ray.data.DataContext.get_current()

@@ -11,8 +11,8 @@ from inference.packing import resolve_packed
 from jobs import manifest
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
-from jobs.heartbeat import Heartbeat, RunNote
 from jobs.footers import remember
+from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work

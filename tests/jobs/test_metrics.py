@@ -104,7 +104,10 @@ def test_a_predictor_counts_its_micro_batches_tokens_and_padding(single_label: P
 
 
 def test_a_predictor_counts_how_often_memory_ran_out(single_label: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, task = ModelConfig(name=str(single_label), dtype="float32", max_batch_tokens=64, deduplicate=False), TaskConfig()
+    model, task = (
+        ModelConfig(name=str(single_label), dtype="float32", max_batch_tokens=64, deduplicate=False),
+        TaskConfig(),
+    )
     tokenizer, predictor = Tokenizer(model, task), Predictor(model, task)
     tokens = tokenizer(pa.table({"text": ["bad film"] * 16}))  # 4 tokens each
     forward = predictor._model.forward

@@ -180,10 +180,12 @@ def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None
     note = RunNote(
         run_id="a", started=now, updated=now - 12, num_splits=9, num_rows=900, num_pending=3, pending_rows=300
     )
+    storage.write(output.join("_shardlabel/attempts/a.parquet.0"), b"")
+    storage.write(output.join("_shardlabel/attempts/deep%2Fb-00001.parquet+4.0"), b"")  # a bundle of five
     for rate, expected in ((0.0, None), (20.0, 15.0)):
         content = json.dumps(dataclasses.asdict(dataclasses.replace(note, rows_per_second=rate)))
         storage.write(output.join("_shardlabel/run.json"), content.encode())
         found = status.read_last_run(output)
         assert found is not None
-        assert found.estimated_seconds_left == expected
+        assert (found.estimated_seconds_left, found.num_attempts) == (expected, 6)
         assert 12 <= found.seconds_since_sign < 40
