@@ -5,6 +5,8 @@ others are not harmed.
 """
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,6 +26,7 @@ from inference.isolation import isolate, loses_device
 from inference.model import Model
 from inference.repeats import first_equal_sequences
 from inference.sequences import Sequences
+from inference.stats import Stats
 from inference.tasks import load_task, text_columns
 from inference.tasks.base import Predicted
 
@@ -55,6 +58,12 @@ class Predictor:
         self._model = Model(model, checkpoint, self._task)
         self._max_batch_tokens = model.max_batch_tokens or MAX_BATCH_TOKENS[self._model.device]
         self._deduplicates = model.deduplicate
+        self._stats, self._lock = Stats(), threading.Lock()
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far, in all threads."""
+        return self._stats
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replace the token columns by the task's fields; all other columns pass through."""
@@ -118,14 +127,22 @@ class Predictor:
         collected, errors = Collected(len(order)), dict[int, str]()
         copies, is_packed = Copies(self._model.device), self._model.is_packed
         launched: list[Arrived] = []
+        slots, num_tokens, num_halvings, started = list[int](), 0, 0, time.perf_counter()
+
+        def num_slots(indices: NDArray[np.int64]) -> int:
+            lengths = sequences.lengths[indices]
+            return int(lengths.sum()) if is_packed else len(indices) * int(lengths.max())
 
         def forward(indices: NDArray[np.int64]) -> None:
+            nonlocal num_tokens
             launched.append((indices, self._model.forward(sequences, indices)))
+            slots.append(num_slots(indices))
+            num_tokens += int(sequences.lengths[indices].sum())
 
         def halve_budget(indices: NDArray[np.int64]) -> None:
-            lengths = sequences.lengths[indices]
-            num_tokens = int(lengths.sum()) if is_packed else len(indices) * int(lengths.max())
-            self._max_batch_tokens = max(min(self._max_batch_tokens, num_tokens) // 2, 1)
+            nonlocal num_halvings
+            num_halvings += 1
+            self._max_batch_tokens = max(min(self._max_batch_tokens, num_slots(indices)) // 2, 1)
             self._model.release_memory()
             logger.warning("out of memory: micro-batches have %d tokens from now on", self._max_batch_tokens)
 
@@ -144,6 +161,15 @@ class Predictor:
         with loses_device():
             for arrived in copies.finish():
                 collected.add(*arrived)
+        done = Stats(
+            num_micro_batches=len(slots),
+            num_tokens=num_tokens,
+            num_slots=sum(slots),
+            forward_seconds=time.perf_counter() - started,
+            num_halvings=num_halvings,
+        )
+        with self._lock:
+            self._stats += done
         failed = np.flatnonzero(np.isin(first, list(errors)))
         return collected.finish(first), {int(sequence): errors[int(first[sequence])] for sequence in failed}
 

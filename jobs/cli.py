@@ -1,31 +1,48 @@
-"""The command line: parse, call, print. Exit status 0 done, 1 the job failed, 2 the request is wrong."""
+"""The command line: parse, call, print.
+
+Exit status 0 done, 1 the job failed, 2 the request is wrong, 3 stopped before all was done.
+"""
 
 import json
 import logging
 import os
+import sys
+import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
-from rich.logging import RichHandler
 
 from inference.errors import JobError, ShardlabelError
+from jobs.cli_text import describe, stopped, summary
 from jobs.config import load_job
+from jobs.logs import LogFormat, start_logging
 from jobs.progress import RunProgress
-from jobs.report import RunReport
 from jobs.run import run_job
-from jobs.status import OutputStatus, read_status
+from jobs.status import read_status
+from jobs.stopping import Stop, Stopped
 
-_NUM_NAMES = 3
+STOPPED_STATUS = 3
+"""The others belong to the errors; see inference/errors.py."""
 
 _log = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-
-Address = Annotated[
+_Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+_Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+_Log = Annotated[LogFormat, typer.Option("--log-format", help="Lines for people, or a JSON object each, on stderr.")]
+_MaxSeconds = Annotated[
+    float | None,
+    typer.Option("--max-seconds", min=0, help="Begin no split after so many seconds; exit status 3 if some are left."),
+]
+_JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; see the README for its keys.")]
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, as in model.max_length=128.")
+]
+_Address = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT", help="Join this Ray cluster, or auto: run.address."),
 ]
@@ -37,85 +54,107 @@ def shardlabel() -> None:
 
 
 @app.command()
-def run(  # noqa: PLR0913 - one for each argument of the command line
-    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; see the README for its keys.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, as in model.max_length=128.")
-    ] = None,
+def run(  # noqa: PLR0913 - a command's options
+    job_file: _JobFile,
+    overrides: _Overrides = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
-    address: Address = None,
+    as_json: _Json = False,
+    address: _Address = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove the parts of shards that vanished.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    max_seconds: _MaxSeconds = None,
+    log_format: _Log = LogFormat.TEXT,
+    debug: _Debug = False,
 ) -> None:
     """Label every row that is not labelled yet.
 
     Example: shardlabel run docs/demo/job.yaml model.max_length=128
     """
-    _run(job_file, _joined(overrides, address), as_json=as_json, debug=debug, prune=prune)
+    output = _Output(log_format, as_json=as_json, debug=debug)
+    _run(job_file, _joined(overrides, address), output, Stop(max_seconds), prune=prune)
 
 
 def _joined(overrides: list[str] | None, address: str | None) -> list[str]:
     return [*(overrides or []), *([] if address is None else [f"run.address={json.dumps(address)}"])]
 
 
-def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, **how: bool) -> None:
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_handler(console)])
-    logging.getLogger("jobs").setLevel(logging.INFO)
-    _quiet_libraries()
-    try:
-        job = load_job(job_file, overrides)
-        if job.model.trust_remote_code:
-            _log.warning("model.trust_remote_code: code that comes with %s runs with all your rights", job.model.name)
-        with RunProgress(console) as progress:
-            report = run_job(job, progress.start, progress.add, **how)
-    except ShardlabelError as error:
-        if debug:
-            raise
-        _fail(console, error)
-    print(json.dumps(report.as_dict()) if as_json else _summary(report, is_pruned=how.get("prune", False)))
-    if report.failed_shards:
-        names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
-        _fail(console, JobError(f"could not be read: {names}; everything else is done"))
-
-
 @app.command()
-def retry(
-    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job that has run.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values.")] = None,
+def retry(  # noqa: PLR0913 - a command's options
+    job_file: _JobFile,
+    overrides: _Overrides = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
-    address: Address = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    as_json: _Json = False,
+    address: _Address = None,
+    max_seconds: _MaxSeconds = None,
+    log_format: _Log = LogFormat.TEXT,
+    debug: _Debug = False,
 ) -> None:
     """Like run, and label the splits that have failed rows again."""
-    _run(job_file, _joined(overrides, address), as_json=as_json, debug=debug, retry_failed=True)
+    output = _Output(log_format, as_json=as_json, debug=debug)
+    _run(job_file, _joined(overrides, address), output, Stop(max_seconds), retry_failed=True)
 
 
 @app.command()
 def status(
     output: Annotated[str, typer.Argument(metavar="OUT", help="The output.path of a job.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    as_json: _Json = False,
+    log_format: _Log = LogFormat.TEXT,
+    debug: _Debug = False,
 ) -> None:
-    """Say what an output directory holds, and what made it."""
+    """Say what an output directory holds, what made it, and whether a run is at work there."""
+    printed = _Output(log_format, as_json=as_json, debug=debug)
     try:
         found = read_status(output)
     except ShardlabelError as error:
-        if debug:
-            raise
-        _fail(Console(stderr=True), error)
-    print(json.dumps(found.as_dict()) if as_json else _describe(found))
+        printed.fail(error)
+    print(json.dumps(found.as_dict()) if as_json else describe(found))
 
 
-def _handler(console: Console) -> logging.Handler:
-    if console.is_terminal:
-        return RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    return handler
+class _Output:
+    """Where a command prints: its result on stdout, everything else on stderr."""
+
+    def __init__(self, log_format: LogFormat, *, as_json: bool, debug: bool) -> None:
+        self.console = Console(stderr=True)
+        self.as_json, self._debug = as_json, debug
+        self._is_log_json = log_format is LogFormat.JSON
+        self.is_live = self.console.is_terminal and not self._is_log_json
+        start_logging(self.console, log_format)
+
+    def fail(self, error: ShardlabelError) -> NoReturn:
+        """Say what is wrong, in one sentence."""
+        if self._debug:
+            raise error
+        self.end(str(error), error.exit_status)
+
+    def end(self, message: str, exit_status: int) -> NoReturn:
+        if self._is_log_json:
+            _log.error("%s", message, extra={"fields": {"exit_status": exit_status}})
+        else:
+            text = f"shardlabel: {message}"
+            self.console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(exit_status)
+
+
+def _run(job_file: Path, overrides: list[str], output: _Output, stop: Stop, **how: bool) -> None:
+    _quiet_libraries()
+    try:
+        with stop.listening(), RunProgress(output.console, is_live=output.is_live) as progress:
+            with stop.at_once():
+                job = load_job(job_file, overrides)
+            if job.model.trust_remote_code:
+                name = job.model.name
+                _log.warning("model.trust_remote_code: code that comes with %s runs with all your rights", name)
+            report = run_job(job, progress.start, progress.add, stop=stop, **how)
+    except ShardlabelError as error:
+        output.fail(error)
+    except Stopped:
+        output.end(f"stopped by {stop.reason} before a split was begun; run again to begin", STOPPED_STATUS)
+    print(json.dumps(report.as_dict()) if output.as_json else summary(report, is_pruned=how.get("prune", False)))
+    if report.stopped:
+        output.end(stopped(report), STOPPED_STATUS)
+    if report.failed_shards:
+        names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
+        output.fail(JobError(f"could not be read: {names}; everything else is done"))
 
 
 def _quiet_libraries() -> None:
@@ -126,48 +165,14 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _fail(console: Console, error: ShardlabelError) -> None:
-    console.print(f"shardlabel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(error.exit_status)
-
-
-def _summary(report: RunReport, *, is_pruned: bool) -> str:
-    rows = f"{report.num_rows:,} ({report.new_rows:,} in this run)"
-    speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
-    lines = [
-        f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
-        f"speed      {speed if report.new_rows else 'nothing to do'}",
-        f"precision  {report.dtype}",
-        f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
-    ]
-    if report.vanished_shards:
-        names = ", ".join(
-            [*report.vanished_shards[:_NUM_NAMES], *(["…"] if report.vanished_shards[_NUM_NAMES:] else [])]
-        )
-        what = "their parts were removed" if is_pruned else "their parts are still there, --prune removes them"
-        lines.append(f"vanished   {len(report.vanished_shards):,} shards ({names}); {what}")
-    return "\n".join(lines)
-
-
-def _describe(found: OutputStatus) -> str:
-    model, software = found.provenance[0]["model"], found.provenance[0]["software"]
-    lines = [
-        f"{'complete' if found.is_complete else 'not complete: run the job again'}",
-        f"parts      {found.num_parts:,}",
-        f"rows       {found.num_rows:,}, {found.num_failed:,} failed, {found.num_truncated:,} truncated",
-        *(f"             {count:,} x {message}" for message, count in found.errors.items()),
-        f"tokens     {found.num_tokens:,}",
-        f"model      {model['name']}" + (f" at {model['revision']}" if model["revision"] else ""),
-        f"software   {', '.join(f'{name} {number}' for name, number in software.items() if number)}",
-        f"job        {found.fingerprint}",
-        *(f"             {key}: {json.dumps(value)}" for key, value in found.job.items() if value is not None),
-    ]
-    if len(found.provenance) > 1:
-        lines.append(f"made by {len(found.provenance)} versions of the software; --json has them all")
-    lines += [f"not ours   {name}" for name in found.foreign_files]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Entry point of the console script."""
-    app(prog_name="shardlabel")
+    try:
+        app(prog_name="shardlabel")
+    except SystemExit as ended:
+        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            # A split that was given up still runs, and the interpreter would wait for it.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code if isinstance(ended.code, int) else 1)
+        raise

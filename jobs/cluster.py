@@ -52,12 +52,12 @@ def connected(max_actors: int, address: str | None, hook: str | None) -> Iterato
     # log_to_driver off; whoever parses our report would find it in front.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         logging.getLogger("ray").setLevel(logging.CRITICAL)
-        if address:
-            with runtime_env(hook) as environment:
-                _join(address, environment)
-        else:
-            _start_local_ray(max_actors)
-        try:
+        try:  # a signal may end the start halfway
+            if address:
+                with runtime_env(hook) as environment:
+                    _join(address, environment)
+            else:
+                _start_local_ray(max_actors)
             yield
         finally:
             ray.shutdown()
@@ -91,6 +91,31 @@ def _join(address: str, environment: dict[str, Any]) -> None:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         msg = f"{where} ({reason}); {advice}"
         raise JobError(msg) from error
+
+
+def tell_to_stop(run_id: str) -> None:
+    """Tell the workers of a run to begin no more splits, through the store that a cluster keeps beside its head."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(_stop_key(run_id), b"1")  # noqa: SLF001 - there is no public name for it
+
+
+def is_told_to_stop(run_id: str) -> bool:
+    """Whether a worker is to begin no more splits of a run; costs a millisecond."""
+    from ray.experimental import internal_kv
+
+    return is_on_ray() and bool(internal_kv._internal_kv_exists(_stop_key(run_id)))  # noqa: SLF001
+
+
+def is_on_ray() -> bool:
+    """Whether this process has a Ray: tests call the stages without one."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+def _stop_key(run_id: str) -> str:
+    return f"shardlabel-stop-{run_id}"
 
 
 def _start_local_ray(max_actors: int) -> None:

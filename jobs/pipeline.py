@@ -8,10 +8,12 @@ import dataclasses
 import json
 import logging
 import os
+import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -22,14 +24,16 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
 from jobs.bundles import Carried, bundle, pack, planned, unpack
-from jobs.cluster import connected
+from jobs.cluster import connected, is_on_ray, is_told_to_stop, tell_to_stop
 from jobs.config import RunConfig
+from jobs.metrics import ActorMetrics
 from jobs.nodes import check_here, check_nodes, list_nodes
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating, wait_patiently
 from jobs.reading import read_split
 from jobs.resources import Node, Resources, available_cpus, resolve_resources
 from jobs.shards import Split
+from jobs.stopping import Drain, Stop, as_done
 from jobs.storage import Location
 
 Result = TypeVar("Result")
@@ -51,6 +55,8 @@ class Work:
     origin: Origin
     known_nodes: frozenset[str] = frozenset()
     """Nodes of Ray whose copy of the checkpoint was compared when the run began."""
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of this run alone."""
 
     def load_tokenizer(self) -> "inference.Tokenizer":
         """What turns the rows of a split into token ids."""
@@ -64,6 +70,10 @@ class Work:
 class LocalExecutor:
     """The in-process twin: threads that share one Predictor. torch and the tokenizer release the interpreter lock."""
 
+    def __init__(self, stop: Stop | None = None) -> None:
+        """Keep what says when to begin no more splits."""
+        self._stop = stop or Stop()
+
     def __enter__(self) -> Self:
         return self
 
@@ -76,8 +86,9 @@ class LocalExecutor:
 
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
-        tokenizer = work.load_tokenizer()
-        predictor = work.load_predictor()
+        with self._stop.at_once():
+            tokenizer = work.load_tokenizer()
+            predictor = work.load_predictor()
 
         def process(split: Split) -> PartRecord:
             try:
@@ -86,27 +97,29 @@ class LocalExecutor:
                 return PartRecord(part=split.part, error=str(error))
             return _write_part(split, predictor(tokenizer(table)), work)
 
-        with ThreadPoolExecutor(work.resources.max_actors) as pool:
-            futures = [pool.submit(process, split) for split in splits]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(work.resources.max_actors)
+        try:
+            for future in as_done([pool.submit(process, split) for split in splits], self._stop):
+                yield future.result()
+        finally:
+            # What has had its time is given up: the process ends without it.
+            pool.shutdown(wait=not self._stop.is_over, cancel_futures=True)
 
 
 class RayExecutor:
     """Ray Data: tasks that read and tokenize, a pool of Predictors, tasks that write."""
 
-    def __init__(self, run: RunConfig, hook: str | None = None) -> None:
+    def __init__(self, run: RunConfig, hook: str | None = None, stop: Stop | None = None) -> None:
         """Keep how many Predictors are wanted: a local Ray is started with room for them. See `cluster.connected`."""
+        self._stop = stop or Stop()
         self._stack = ExitStack()
         here = resolve_resources(run.model_copy(update={"gpus_per_actor": 0}), [Node(cpus=available_cpus(), gpus=0)])
         self._connection = connected(here.max_actors, run.address, hook)
         self._split_rows = run.split_rows
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self._connection)
+        with self._stop.kept():
+            self._stack.enter_context(self._connection)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,6 +133,8 @@ class RayExecutor:
         """Yield the record of every split, in the order in which they are done."""
         import ray.data
 
+        if self._stop.reason is not None:
+            return
         known = check_nodes(work.model, work.origin.fingerprint["model.weights"])
         work = dataclasses.replace(work, known_nodes=known)
         resources = work.resources
@@ -150,10 +165,14 @@ class RayExecutor:
             )
             .map_batches(partial(_write, work=work), num_cpus=1, **one_bundle)
         )
+        records.set_name(work.run_id)
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            for batch in wait_patiently(iter(batches), partial(manifest.read_attempts, work.output)):
-                yield from (PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist())
+            attempts = partial(manifest.read_attempts, work.output)
+            drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
+            for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(_end_execution, work.run_id)):
+                found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
+                yield from (record for record in found if record.error != _NOT_BEGUN)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):
@@ -161,6 +180,17 @@ class RayExecutor:
                 raise type(cause)(str(cause).partition("\n")[0]) from error
             msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
             raise JobError(msg) from error
+
+
+def _end_execution(name: str) -> None:
+    """End what Ray Data still does for the dataset of this name.
+
+    Ray is not to be shut down under it: whoever then finds its raylet gone ends the process, without a word and with
+    status 1 (`QuickExit` in ray's raylet connection). There is no public way to the thread before the first record.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith(f"StreamingExecutor-{name}"):
+            thread.shutdown(force=True)  # type: ignore[attr-defined]
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
@@ -200,16 +230,19 @@ def _tokenizer(work: Work) -> "inference.Tokenizer":
 # A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
 _MAX_ATTEMPTS = 3
 
+_NOT_BEGUN = "not begun, since the run is to stop"
+
 
 class _Predict:
     """The actor: one Predictor for its life."""
 
     def __init__(self, work: Work) -> None:
-        self._output = work.output
+        self._output, self._run_id = work.output, work.run_id
         self._error: ShardlabelError | None = None
         try:
             check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
             self._predictor = work.load_predictor()
+            self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
         except ShardlabelError as error:
             self._error = error  # raised by the first call: Ray keeps only the text of what a constructor raises
 
@@ -217,6 +250,8 @@ class _Predict:
         if self._error is not None:
             raise self._error
         carried = unpack(row)
+        if is_told_to_stop(self._run_id):
+            return pack([Carried(item.split, error=_NOT_BEGUN) for item in carried])
         # A bundle has one note for all its splits, until its process has died once: then each has its own.
         name = f"{carried[0].split.part}+{len(carried) - 1}"
         note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
@@ -235,7 +270,13 @@ class _Predict:
             return self._predict(item)
 
     def _predict(self, item: Carried) -> Carried:
-        return item if item.rows is None else Carried(item.split, self._predictor(item.rows))
+        if item.rows is None:
+            return item
+        before = self._predictor.stats
+        labelled = self._predictor(item.rows)
+        if self._metrics is not None:
+            self._metrics.add(labelled, self._predictor.stats.since(before))
+        return Carried(item.split, labelled)
 
     @contextmanager
     def _under(self, note: Location) -> Iterator[None]:

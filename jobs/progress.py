@@ -1,5 +1,6 @@
 """What is seen while a job runs: a live line on a terminal, a log line now and then elsewhere; always on stderr."""
 
+import dataclasses
 import logging
 import time
 from typing import Self
@@ -17,6 +18,7 @@ from jobs.plan import Plan
 _LOG_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
+_splits = logging.getLogger("jobs.splits")
 
 
 class _Rates(ProgressColumn):
@@ -30,9 +32,9 @@ class _Rates(ProgressColumn):
 class RunProgress:
     """Counts rows, tokens and failed rows of a run; `run_job` calls `start` and `add`."""
 
-    def __init__(self, console: Console) -> None:
-        """Draw on a console; where it is no terminal, log instead."""
-        self._console = console
+    def __init__(self, console: Console, *, is_live: bool | None = None) -> None:
+        """Draw on a console; where it is no terminal, or nothing is to be drawn, log instead."""
+        self._is_live = console.is_terminal if is_live is None else is_live
         self._bar = Progress(
             BarColumn(bar_width=None),
             # Or 80 columns wrap it, since the bar takes what it can get.
@@ -68,12 +70,14 @@ class RunProgress:
             f"{self._total:,}",
             plan.output.uri,
         )
-        if self._console.is_terminal:
+        if self._is_live:
             self._bar.add_task("rows", total=self._total, tokens=0, failed=0)
             self._bar.start()
 
     def add(self, record: PartRecord) -> None:
         """Count a split that is done."""
+        fields = {key: value for key, value in dataclasses.asdict(record).items() if value not in (None, {})}
+        _splits.info("%s", record.part, extra={"fields": fields})
         if record.error is not None:
             logger.warning("%s: %s", record.part, record.error)
         self._rows += record.num_rows

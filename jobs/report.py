@@ -13,12 +13,18 @@ from jobs.parts import PartRecord
 class RunReport:
     """Counts are of the whole output; `new_*`, `seconds` and the rates are of this run."""
 
+    is_complete: bool
+    """Whether every split has its part and every shard could be read."""
+    stopped: str | None
+    """What stopped the run before all was done: `max_seconds`, or the signal's name."""
     num_rows: int
     num_failed: int
     num_truncated: int
     num_tokens: int
     num_splits: int
     num_parts: int
+    num_pending: int
+    """Splits that the next run will label."""
     new_rows: int
     new_parts: int
     seconds: float

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
@@ -12,6 +12,7 @@ from jobs import manifest
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
 from jobs.footers import remember
+from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor, Work
@@ -19,16 +20,18 @@ from jobs.plan import Plan, make_plan
 from jobs.provenance import provenance
 from jobs.report import RunReport, summarise
 from jobs.resources import Resources, resolve_resources
+from jobs.stopping import Stop, Stopped
 from jobs.undo import undone_if_refused
 
 
-def run_job(
+def run_job(  # noqa: PLR0913 - all but the job have defaults or are called back
     job: JobConfig,
     on_start: Callable[[Plan, manifest.Committed], None],
     on_record: Callable[[PartRecord], None],
     *,
     retry_failed: bool = False,
     prune: bool = False,
+    stop: Stop | None = None,
 ) -> RunReport:
     """Label every split that is not committed yet.
 
@@ -38,65 +41,118 @@ def run_job(
         on_record: called for every split that is done, or whose shard could not be read.
         retry_failed: label the splits that have failed rows again.
         prune: in the end, remove the parts of shards that the input no longer has.
+        stop: ends the run early; the report says so and how many splits are left, which the next run labels.
 
     Raises:
+        Stopped: a signal came before it was known what there is to do.
         ShardlabelError: the request is wrong, or the run failed; the parts written until then stay and count.
     """
-    started = time.perf_counter()
-    plan = make_plan(job)
-    committed = manifest.read_committed(plan, retry_failed=retry_failed)
-    index = Index(plan.output, plan.splits, committed.pending, committed.identities)
+    stop, started = stop or Stop(), time.perf_counter()
+    with stop.at_once():
+        plan = make_plan(job)
+        committed = manifest.read_committed(plan, retry_failed=retry_failed)
+        run = _Run(job, plan, committed, started)
     on_start(plan, committed)
-    new: list[PartRecord] = []
-    num_rows = sum(split.num_rows for split in plan.splits)
-    limit = FailureLimit(job.run.max_failed_fraction, num_rows, committed.records)
-    failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
-    fingerprint = committed.fingerprint
-    if committed.pending:
-        executing = _choose_executor(job)
-        with undone_if_refused(plan, committed), executing as executor:
-            work = _prepare(plan, committed, resolve_resources(job.run, executor.nodes()))
-            fingerprint = work.origin.fingerprint
-            _begin(plan, committed, index, fingerprint)
-            for record in _execute(executor, committed, work):
-                on_record(record)
-                if record.error is None:
-                    new.append(record)
-                    with _fails_the_run():
-                        index.add(record.part)
-                    limit.add(record)
-                else:
-                    failed[record.part] = record.error
-    else:
+    if not committed.pending:
         remember(plan.output, committed.footers)
-    report = summarise(
-        earlier=committed.records,
-        new=new,
-        seconds=time.perf_counter() - started,
-        fingerprint=fingerprint,
-        num_splits=len(plan.splits),
-        executor=job.run.executor,
-        output=job.output.path,
-        failed_shards=failed,
-        vanished_shards=list(committed.vanished),
-    )
-    pruned = committed.vanished if prune else {}
-    with _fails_the_run():
-        index.remove(pruned)
-        index.publish()
-    limit.finish()
+    elif stop.reason is None:
+        with suppress(Stopped):
+            run.label(on_record, stop)
+    report = run.report(stop.reason)
+    is_stopped = report.stopped is not None
+    pruned = committed.vanished if prune and not is_stopped else {}
+    if report.new_parts or not is_stopped:
+        with _fails_the_run():
+            run.index.remove(pruned)
+            run.index.publish()
+    if is_stopped:
+        return report
+    run.limit.finish()
     doomed = [*committed.stale, *(part for parts in pruned.values() for part in parts)]
     if committed.pending or doomed or not manifest.is_complete(plan.output):
         with _fails_the_run():
-            index.drop_copies()
-            manifest.finish(plan.output, doomed, report.as_dict(), is_complete=not failed)
+            run.index.drop_copies()
+            manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
     return report
 
 
-def _choose_executor(job: JobConfig) -> RayExecutor | LocalExecutor:
+def _choose_executor(job: JobConfig, stop: Stop) -> RayExecutor | LocalExecutor:
     if job.run.executor == "local":
-        return LocalExecutor()
-    return RayExecutor(job.run, job.task.options.get("postprocess"))
+        return LocalExecutor(stop)
+    return RayExecutor(job.run, job.task.options.get("postprocess"), stop)
+
+
+class _Run:
+    """What one run has done until now."""
+
+    def __init__(self, job: JobConfig, plan: Plan, committed: manifest.Committed, started: float) -> None:
+        self._started, self._job, self._plan, self._committed = started, job, plan, committed
+        self._fingerprint = committed.fingerprint
+        self._new: list[PartRecord] = []
+        self._failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
+        self._pending_rows = {split.part: split.num_rows for split in committed.pending}
+        self._num_rows = sum(split.num_rows for split in plan.splits)
+        self.limit = FailureLimit(job.run.max_failed_fraction, self._num_rows, committed.records)
+        self.index = Index(plan.output, plan.splits, committed.pending, committed.identities)
+
+    def label(self, on_record: Callable[[PartRecord], None], stop: Stop) -> None:
+        """Label what is pending.
+
+        Raises:
+            ShardlabelError: the request is wrong, or the run failed.
+            Stopped: it was asked to stop, and some is left.
+        """
+        plan, committed = self._plan, self._committed
+        with undone_if_refused(plan, committed), _choose_executor(self._job, stop) as executor:
+            work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
+            self._fingerprint = work.origin.fingerprint
+            _begin(plan, committed, self.index, self._fingerprint)
+            with Heartbeat(plan.output, self._note(work.run_id)) as heartbeat:
+                for record in _execute(executor, committed, work):
+                    heartbeat.add(record, self._pending_rows.pop(record.part))
+                    on_record(record)
+                    self._add(record)
+                if self._pending_rows:
+                    raise Stopped
+
+    def _add(self, record: PartRecord) -> None:
+        if record.error is not None:
+            self._failed[record.part] = record.error
+            return
+        self._new.append(record)
+        with _fails_the_run():
+            self.index.add(record.part)
+        self.limit.add(record)
+
+    def _note(self, run_id: str) -> RunNote:
+        now = time.time()
+        return RunNote(
+            run_id=run_id,
+            started=now,
+            updated=now,
+            num_splits=len(self._plan.splits),
+            num_rows=self._num_rows,
+            num_pending=len(self._pending_rows),
+            pending_rows=sum(self._pending_rows.values()),
+        )
+
+    def report(self, stopped_by: str | None) -> RunReport:
+        """Add it up; what asked for a stop stopped the run only if something is left."""
+        num_pending = len(self._pending_rows)
+        return summarise(
+            earlier=self._committed.records,
+            new=self._new,
+            seconds=time.perf_counter() - self._started,
+            fingerprint=self._fingerprint,
+            is_complete=not self._failed and not num_pending,
+            stopped=stopped_by if num_pending else None,
+            num_splits=len(self._plan.splits),
+            num_pending=num_pending,
+            executor=self._job.run.executor,
+            output=self._job.output.path,
+            failed_shards=self._failed,
+            vanished_shards=list(self._committed.vanished),
+        )
 
 
 def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:

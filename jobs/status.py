@@ -1,6 +1,8 @@
 """What an output directory holds: `shardlabel status OUT`, from the footers of its parts, which are the truth."""
 
 import dataclasses
+import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +10,79 @@ from typing import Any
 from inference.errors import OutputError
 from jobs import manifest
 from jobs.footers import read_footers
+from jobs.heartbeat import BEAT_SECONDS, read_note
 from jobs.parts import PartIdentity
 from jobs.report import hash_fingerprint
-from jobs.storage import locate
+from jobs.storage import Location, locate
 
 _NUM_ERRORS = 5
+
+ALIVE_SECONDS = 6 * BEAT_SECONDS
+"""A run whose last sign of life is older seems dead; clocks may differ by some seconds, and a store be slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRun:
+    """What the last run here says of itself, in the note that it rewrites every ten seconds."""
+
+    state: str
+    """`running`, or how it ended: `done`, `stopped` or `failed`."""
+    seems_alive: bool
+    seconds_since_sign: float
+    """Since its last sign of life, if this machine's clock and the run's agree."""
+    run_id: str
+    host: str
+    pid: int
+    started: float
+    """In seconds since 1970."""
+    num_splits: int
+    """Of the whole input, as `num_rows`."""
+    num_rows: int
+    num_pending: int
+    """Splits that it has or had still to label."""
+    num_attempts: int
+    """Splits that are being labelled now, by workers on Ray; some of a run that was killed."""
+    new_rows: int
+    rows_per_second: float
+    """In the last two minutes."""
+    estimated_seconds_left: float | None
+    """If it goes on as in the last two minutes; None when nobody knows."""
+
+
+def read_last_run(output: Location) -> LastRun | None:
+    """What is known of the last run, from anywhere; None when no run has left a note.
+
+    Raises:
+        OutputError: the output cannot be read.
+    """
+    note = read_note(output)
+    if note is None:
+        return None
+    age = max(time.time() - note.updated, 0.0)
+    seems_alive = note.state == "running" and age < ALIVE_SECONDS
+    is_moving = seems_alive and note.rows_per_second > 0
+    return LastRun(
+        state=note.state,
+        seems_alive=seems_alive,
+        seconds_since_sign=age,
+        run_id=note.run_id,
+        host=note.host,
+        pid=note.pid,
+        started=note.started,
+        num_splits=note.num_splits,
+        num_rows=note.num_rows,
+        num_pending=note.num_pending,
+        num_attempts=sum(map(_num_splits, manifest.read_attempts(output))),
+        new_rows=note.new_rows,
+        rows_per_second=note.rows_per_second,
+        estimated_seconds_left=note.pending_rows / note.rows_per_second if is_moving else None,
+    )
+
+
+def _num_splits(note: str) -> int:
+    """Of an attempt: a bundle's note says how many others are with the first one."""
+    others = re.search(r"\+(\d+)\.\d+$", note)
+    return 1 + int(others[1]) if others else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +106,7 @@ class OutputStatus:
     """What made the parts: one entry, or several where the software changed between runs."""
     foreign_files: list[str]
     """Parquet files that shardlabel did not write."""
+    last_run: LastRun | None
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -71,6 +142,7 @@ def read_status(output: str) -> OutputStatus:
         job=fingerprint,
         provenance=_distinct(parts),
         foreign_files=sorted(name for name, identity in identities.items() if identity is None),
+        last_run=read_last_run(location),
     )
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from inference.errors import FingerprintError, JobError, OutputError, ShardlabelError
-from jobs import footers, index, manifest, storage
+from jobs import footers, heartbeat, index, manifest, storage
 from jobs.listing import find
 from jobs.plan import Plan
+from jobs.stopping import Stopped
 from jobs.storage import Location
 
 
 @contextmanager
 def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[None]:
-    """Put the directory's bookkeeping back when the request is refused before a part was written.
+    """Put the directory's bookkeeping back when a run is refused, or the first one stopped, before it wrote a part.
 
     Args:
         plan: of this run.
@@ -31,6 +32,12 @@ def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[Non
     before = _Bookkeeping(plan.output)
     try:
         yield
+    except Stopped:
+        # Else the claim would refuse whoever mends the job meanwhile, as if something were there.
+        with suppress(OutputError):  # the stop comes first
+            if not committed.identities and not footers.read_footers(plan.output).identities:
+                before.restore()
+        raise
     except FingerprintError:
         raise  # the directory is another job's, and nothing was begun
     except JobError:
@@ -53,7 +60,7 @@ class _Bookkeeping:
 
     def __init__(self, output: Location) -> None:
         self._output = output
-        names = (index.INDEX, footers.REMEMBERED, manifest.SUCCESS, manifest.MANIFEST)
+        names = (index.INDEX, footers.REMEMBERED, heartbeat.RUN, manifest.SUCCESS, manifest.MANIFEST)
         self._files = {name: storage.read_bytes(output.join(name)) for name in names}
         self._copies = set(self._find_copies())
         is_local = isinstance(output.filesystem, pafs.LocalFileSystem)

@@ -29,11 +29,11 @@ def ids(output: Path) -> dict[str, list[int]]:
     return {shard: table.column("id").to_pylist() for shard, table in read_shards(str(output), ["id"])}
 
 
-def run_watched(job: JobConfig, **how: bool) -> list[dict[str, list[int]]]:
+def run_watched(job: JobConfig, *, prune: bool = False) -> list[dict[str, list[int]]]:
     """Run a job and read the output before it and after every part."""
     output = Path(job.output.path)
     seen = [ids(output)]
-    run_job(job, lambda *_: None, lambda _: seen.append(ids(output)), **how)
+    run_job(job, lambda *_: None, lambda _: seen.append(ids(output)), prune=prune)
     return seen
 
 

@@ -1,17 +1,27 @@
 """What `shardlabel status` says of an output, against the rows that are in it."""
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from inference.errors import OutputError
+from inference.errors import JobError, OutputError
+from jobs import status, storage
+from jobs.cli_text import describe
+from jobs.config import JobConfig
+from jobs.heartbeat import RunNote, read_note
 from jobs.status import read_status
+from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, read_parts, run
+from tests.jobs.s3_server import Store
 
 
 def test_the_status_is_what_the_parts_hold(make_job: MakeJob) -> None:
@@ -72,4 +82,110 @@ def test_the_command_prints_it_for_people_and_for_machines(make_job: MakeJob) ->
     assert text.startswith("complete\nparts      3\nrows       45, 5 failed")
     assert "5 x InputError: text is null" in text
     found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
-    assert found == read_status(job.output.path).as_dict()
+    expected = read_status(job.output.path).as_dict()
+    assert found["last_run"].pop("seconds_since_sign") < expected["last_run"].pop("seconds_since_sign")
+    assert found == expected
+    assert (found["last_run"]["state"], found["last_run"]["seems_alive"]) == ("done", False)
+
+
+SLOW = (
+    "import pathlib, time; from jobs import cli, heartbeat, pipeline; heartbeat.BEAT_SECONDS = 0.2; "
+    "write = pipeline._write_part; go = pathlib.Path({go!r}); "
+    "wait = lambda: [time.sleep(0.05) for _ in iter(go.exists, True)]; "
+    "pipeline._write_part = lambda split, *how: [split.part == 'a.parquet' or wait(), write(split, *how)][1]; "
+    "cli.main()"
+)
+"""A run that waits, when its first part is written, until a file is there."""
+
+
+def begin_slow_run(job: JobConfig, folder: Path) -> subprocess.Popen[str]:
+    """Start it, and wait until it has written that part and said so."""
+    (folder / "job.yaml").write_text(job.model_dump_json())
+    command = [sys.executable, "-c", SLOW.format(go=str(folder / "go")), "run", str(folder / "job.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    output = locate(job.output.path)
+    while process.poll() is None and not ((note := read_note(output)) and note.new_parts):
+        time.sleep(0.02)
+    return process
+
+
+def status_of(output: str) -> tuple[str, dict[str, Any]]:
+    """The command's text and its JSON, by two processes that know the directory only."""
+    command = [sys.executable, "-m", "jobs", "status", output]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return text, json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+
+
+def check_while_it_runs(job: JobConfig, process: subprocess.Popen[str]) -> None:
+    text, found = status_of(job.output.path)
+    run = found["last_run"]
+    assert (run["state"], run["seems_alive"], run["pid"]) == ("running", True, process.pid)
+    assert (run["num_splits"], run["num_rows"], run["num_pending"], run["new_rows"]) == (3, 45, 2, 25)
+    assert (found["num_parts"], found["num_rows"], found["is_complete"]) == (1, 25, False)
+    assert run["seconds_since_sign"] < 30
+    first, second, third, *_ = text.splitlines()
+    assert re.fullmatch(rf"running on \S+, process {process.pid}: last sign of life \d+ s ago", first)
+    assert second.startswith("parts      1 of 3")
+    assert re.fullmatch(r"speed      [\d,]+ rows/s lately, (about [\d,]+ s left \(an estimate\)|too early .*)", third)
+
+
+def test_a_run_at_work_is_seen_from_another_process_and_a_dead_one_too(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(run={"num_actors": 1})
+    process = begin_slow_run(job, tmp_path)
+    try:
+        check_while_it_runs(job, process)
+    finally:
+        process.kill()
+        process.communicate()
+    monkeypatch.setattr(status, "ALIVE_SECONDS", 0.5)
+    deadline = time.monotonic() + 30
+    while (run := read_status(job.output.path).last_run) and run.seems_alive and time.monotonic() < deadline:
+        time.sleep(0.1)
+    found = read_status(job.output.path)
+    assert found.last_run
+    assert (found.last_run.state, found.last_run.seems_alive) == ("running", False)
+    first = describe(found).splitlines()[0]
+    assert re.fullmatch(r"not complete: run the job again; the last one, on \S+, gave no sign of life for \d+ s", first)
+    assert found.last_run.estimated_seconds_left is None
+
+
+def test_a_run_on_s3_is_seen_too(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
+    place = locate(store.uri("watched") + "&allow_bucket_creation=true")
+    place.filesystem.create_dir(place.path)
+    job = make_job(run={"num_actors": 1}, output={"path": store.uri("watched/out")})
+    process = begin_slow_run(job, tmp_path)
+    try:
+        check_while_it_runs(job, process)
+        (tmp_path / "go").touch()
+        process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    text, found = status_of(job.output.path)
+    assert text.splitlines()[:2] == ["complete", "parts      3"]
+    assert (found["last_run"]["state"], found["last_run"]["num_pending"]) == ("done", 0)
+
+
+def test_the_end_of_a_run_is_told(make_job: MakeJob) -> None:
+    job = make_job(run={"max_failed_fraction": 0.01})
+    with pytest.raises(JobError, match="rows failed"):
+        run(job)
+    assert describe(read_status(job.output.path)).startswith("not complete: run the job again; the last one failed\n")
+
+
+def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None:
+    output, now = locate(str(tmp_path)), time.time()
+    note = RunNote(
+        run_id="a", started=now, updated=now - 12, num_splits=9, num_rows=900, num_pending=3, pending_rows=300
+    )
+    storage.write(output.join("_shardlabel/attempts/a.parquet.0"), b"")
+    storage.write(output.join("_shardlabel/attempts/deep%2Fb-00001.parquet+4.0"), b"")  # a bundle of five
+    for rate, expected in ((0.0, None), (20.0, 15.0)):
+        content = json.dumps(dataclasses.asdict(dataclasses.replace(note, rows_per_second=rate)))
+        storage.write(output.join("_shardlabel/run.json"), content.encode())
+        found = status.read_last_run(output)
+        assert found is not None
+        assert (found.estimated_seconds_left, found.num_attempts) == (expected, 6)
+        assert 12 <= found.seconds_since_sign < 40
