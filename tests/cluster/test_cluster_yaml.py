@@ -24,7 +24,7 @@ def test_ray_up_accepts_it() -> None:
     schema = json.loads(files("ray.autoscaler").joinpath("ray-schema.json").read_text())
     jsonschema.Draft7Validator(schema).validate(CLUSTER)
     prepared = prepare_config(yaml.safe_load(TEXT))
-    validate_config(prepared)  # type: ignore[no-untyped-call]
+    validate_config(prepared)
     assert prepared["available_node_types"].keys() == TYPES.keys()  # Ray's defaults bring no type of their own
 
 
