@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import yaml
 
@@ -24,7 +25,7 @@ def test_ray_up_accepts_it() -> None:
     schema = json.loads(files("ray.autoscaler").joinpath("ray-schema.json").read_text())
     jsonschema.Draft7Validator(schema).validate(CLUSTER)
     prepared = prepare_config(yaml.safe_load(TEXT))
-    validate_config(prepared)  # type: ignore[no-untyped-call]
+    validate_config(prepared)
     assert prepared["available_node_types"].keys() == TYPES.keys()  # Ray's defaults bring no type of their own
 
 
@@ -75,3 +76,20 @@ def test_every_machine_installs_what_is_pinned() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert (extras["cluster"], pins["ray"]) == (["ray[data,default]"], metadata.version("ray"))
     assert set(re.findall(r"(\S+)==", TEXT)) == {"uv", "boto3"}  # no second place for a version that is pinned
+
+
+def test_the_commands_of_the_docs_are_those_of_ray_and_of_the_pins() -> None:
+    from ray.scripts.scripts import cli  # noqa: PLC0415 - ray is dear
+
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    blocks = "".join(re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL))
+    assert set(re.findall(r"boto3==\S+", blocks + TEXT)) == {"boto3==1.44.8"}
+    lines = re.findall(r"\bray ((?:up|down|dashboard|exec|job|get-auth-token)\b.*)", blocks)
+    assert len(lines) == 7
+    for line in lines:
+        words = line.partition(" -- ")[0].split()
+        command: click.Command = cli
+        while words and isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
