@@ -37,7 +37,9 @@ def why_not() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError as error:
         return f"{error.filename} is missing: unshare is of util-linux, ip of iproute2"
-    return None if done.returncode == 0 else f"no namespaces ({done.stderr.strip()}): run as root, or `unshare -r make …`"
+    return (
+        None if done.returncode == 0 else f"no namespaces ({done.stderr.strip()}): run as root, or `unshare -r make …`"
+    )
 
 
 class Host:
@@ -61,24 +63,35 @@ class Host:
             raise RuntimeError(msg)
         self.pid = int(Path(f"/proc/{self._power.pid}/task/{self._power.pid}/children").read_text())
 
-    def start(self, command: Sequence[str], log: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a process in /srv; what it writes goes to a file in the host's folder."""
-        enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", "--uts", f"--wd={LOCAL}", "--"]
+    def start(
+        self, command: Sequence[str], log: str, *, folder: str = "", environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a process in a folder of /srv; what it writes goes to a file in the host's folder."""
+        enter = [
+            "nsenter",
+            f"--target={self.pid}",
+            "--net",
+            "--mount",
+            "--pid",
+            "--uts",
+            f"--wdns={LOCAL / folder}",
+            "--",
+        ]
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         home = {"HOME": str(LOCAL / "home"), "TMPDIR": str(LOCAL / "tmp"), "PATH": path}
         with (self.folder / log).open("ab") as file:
             return subprocess.Popen(
                 [*enter, *command],
-                env=home | self.environment | environment,
+                env=home | self.environment | (environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
-    def run(self, command: Sequence[str], log: str, seconds: float, **environment: str) -> tuple[int, str]:
+    def run(self, command: Sequence[str], log: str, seconds: float, *, folder: str = "") -> tuple[int, str]:
         """Run a process to its end: exit status and what it wrote."""
-        status = self.start(command, log, **environment).wait(seconds)
+        status = self.start(command, log, folder=folder).wait(seconds)
         return status, self.read(log)
 
     def read(self, log: str) -> str:

@@ -1,5 +1,6 @@
 """What a job needs on several hosts: a store, a Ray cluster that asks for a token, and somebody who submits."""
 
+import os
 import secrets
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ HOST_ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "5",
 }
 
-_HOOK = '''"""Logits as they are; a second a micro-batch where the host has a file `slow`, and a line in its file `labelled`."""
+_HOOK = '''"""Logits as they are, after a second where the host has a file `slow`; a line a micro-batch in its file `labelled`."""
 import time
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def hook(logits):
 '''
 
 
-class Site:
+class Cluster:
     """Four hosts, one of them the client's, and the store; more workers can be added."""
 
     def __init__(self, network: Network, checkpoint: Path) -> None:
@@ -61,9 +62,7 @@ class Site:
         self.store, self.head, self.client = (network.add(name) for name in ("store", "head", "client"))
         for host in (self.head, self.client):
             self._equip(host)
-        _write_shards(self.store.folder / "buckets/corpus/in")
-        (self.store.folder / "buckets/labels").mkdir()
-        self.store.start(server_command(LOCAL / "buckets", f"{self.store.address}:9000"), "log", **SERVER_ENVIRONMENT)
+        self._start_store()
         self._write_job(self.client.folder / "job")
         serving = ["--head", "--port=6379", f"--dashboard-host={self.head.address}", "--dashboard-port=8265"]
         self._start_ray(self.head, 0, serving)
@@ -94,9 +93,10 @@ class Site:
         """Make a host a node of the cluster."""
         return self._start_ray(host, num_cpus, [f"--address={self.gcs}"])
 
-    def hashes_of(self, folder: Path) -> dict[str, bytes]:
-        """Name and content of every part below a folder."""
-        return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
+    def has_lost(self, host: Host) -> bool:
+        """Whether the head has given a node up."""
+        (log,) = self.head.folder.glob("ray/session_2*/logs/gcs_server.out")
+        return any("health check" in line and host.address in line for line in log.read_text().splitlines())
 
     def _equip(self, host: Host) -> None:
         shutil.copytree(self._checkpoint, host.folder / "checkpoint")
@@ -104,6 +104,14 @@ class Site:
         token.parent.mkdir()
         token.touch(mode=0o600)
         token.write_text(self._token)
+
+    def _start_store(self) -> None:
+        _write_shards(self.store.folder / "buckets/corpus/in")
+        (self.store.folder / "buckets/labels").mkdir()
+        serving = server_command(LOCAL / "buckets", "127.0.0.1:9001")
+        self.store.start(serving, "rclone.log", environment=SERVER_ENVIRONMENT)
+        # It mends what rclone does other than S3.
+        self.store.start(["python", "-m", "tests.jobs.faulty_proxy", "9001", self.store.address, "9000"], "proxy.log")
 
     def _start_ray(self, host: Host, num_cpus: int, options: list[str]) -> subprocess.Popen[bytes]:
         settings = [f"--node-ip-address={host.address}", f"--num-cpus={num_cpus}", "--object-store-memory=120000000"]
@@ -127,7 +135,16 @@ def _write_shards(folder: Path) -> None:
     for shard in range(NUM_SHARDS):
         ids = range(shard * ROWS_PER_SHARD, (shard + 1) * ROWS_PER_SHARD)
         texts = [" ".join(WORDS[(i * 7 + k) % len(WORDS)] for k in range(1 + i % 29)) for i in ids]
-        pq.write_table(pa.table({"id": list(ids), "text": texts}), folder / f"{shard:02d}.parquet")
+        path = folder / f"{shard:02d}.parquet"
+        pq.write_table(pa.table({"id": list(ids), "text": texts}), path)
+        os.utime(
+            path, (1_800_000_000, 1_800_000_000)
+        )  # of parts of a second, rclone says one thing here, another there
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """Name and content of every part below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float, what: str) -> float:
