@@ -83,11 +83,11 @@ class Cluster:
         return f"s3://{path}?scheme=http&endpoint_override={self.store.address}:9000"
 
     def add_worker(self, name: str) -> tuple[Host, subprocess.Popen[bytes]]:
-        """A new host that joins the cluster with three logical CPUs, and its `ray start`; it joins when it can."""
+        """A new host that joins the cluster with two logical CPUs, and its `ray start`; it joins when it can."""
         host = self._network.add(name)
         self._equip(host)
         (host.folder / "slow").touch()
-        return host, self.join(host, num_cpus=3)
+        return host, self.join(host, num_cpus=2)
 
     def join(self, host: Host, num_cpus: int) -> subprocess.Popen[bytes]:
         """Make a host a node of the cluster."""
@@ -125,7 +125,7 @@ class Cluster:
             "output": {"path": "unset"},
             "model": {"name": str(LOCAL / "checkpoint"), "dtype": "float32"},
             "task": {"options": {"postprocess": "slow:hook"}},
-            "run": {"num_actors": 4, "threads_per_actor": 1, "split_rows": SPLIT_ROWS},
+            "run": {"num_actors": 3, "threads_per_actor": 1, "split_rows": SPLIT_ROWS},
         }
         (folder / "job.yaml").write_text(yaml.safe_dump(content))
 
