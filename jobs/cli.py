@@ -25,19 +25,26 @@ _log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="Join this Ray cluster, or auto: run.address."),
+]
+
+
 @app.callback()
 def shardlabel() -> None:
     """Label text at cluster scale: Parquet shards in, predictions out, exactly once."""
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913 - one for each argument of the command line
     job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; see the README for its keys.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, as in model.max_length=128.")
     ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
+    address: Address = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove the parts of shards that vanished.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
@@ -45,7 +52,11 @@ def run(
 
     Example: shardlabel run docs/demo/job.yaml model.max_length=128
     """
-    _run(job_file, overrides or [], as_json=as_json, debug=debug, prune=prune)
+    _run(job_file, _joined(overrides, address), as_json=as_json, debug=debug, prune=prune)
+
+
+def _joined(overrides: list[str] | None, address: str | None) -> list[str]:
+    return [*(overrides or []), *([] if address is None else [f"run.address={json.dumps(address)}"])]
 
 
 def _run(job_file: Path, overrides: list[str], *, as_json: bool, debug: bool, **how: bool) -> None:
@@ -75,10 +86,11 @@ def retry(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values.")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run report as one JSON object.")] = False,
+    address: Address = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     """Like run, and label the splits that have failed rows again."""
-    _run(job_file, overrides or [], as_json=as_json, debug=debug, retry_failed=True)
+    _run(job_file, _joined(overrides, address), as_json=as_json, debug=debug, retry_failed=True)
 
 
 @app.command()

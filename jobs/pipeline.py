@@ -84,13 +84,14 @@ class LocalExecutor:
 class RayExecutor:
     """Ray Data: tasks that read and tokenize, a pool of Predictors, tasks that write."""
 
-    def __init__(self, run: RunConfig) -> None:
-        """Keep how many Predictors are wanted: a local Ray is started with room for them."""
+    def __init__(self, run: RunConfig, hook: str | None = None) -> None:
+        """Keep how many Predictors are wanted: a local Ray is started with room for them. See `cluster.connected`."""
         self._stack = ExitStack()
-        self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
+        max_actors = resolve_resources(run, available_cpus(), 0).max_actors
+        self._connection = connected(max_actors, run.address, hook)
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(connected(self._max_actors))
+        self._stack.enter_context(self._connection)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -51,7 +51,7 @@ def run_job(
     failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
     fingerprint = committed.fingerprint
     if committed.pending:
-        executing = RayExecutor(job.run) if job.run.executor == "ray" else LocalExecutor()
+        executing = _choose_executor(job)
         with undone_if_refused(plan, committed), executing as executor:
             work = _prepare(plan, committed, resolve_resources(job.run, *executor.devices()))
             fingerprint = work.origin.fingerprint
@@ -90,6 +90,12 @@ def run_job(
             index.drop_copies()
             manifest.finish(plan.output, doomed, report.as_dict(), is_complete=not failed)
     return report
+
+
+def _choose_executor(job: JobConfig) -> RayExecutor | LocalExecutor:
+    if job.run.executor == "local":
+        return LocalExecutor()
+    return RayExecutor(job.run, job.task.options.get("postprocess"))
 
 
 def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
