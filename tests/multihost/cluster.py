@@ -36,7 +36,7 @@ HOST_ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "5",
 }
 
-_HOOK = '''"""Logits as they are, after a second where the host has a file `slow`; a line a micro-batch in its file `labelled`."""
+_HOOK = '''"""Logits as they are, after a second where the host has a file `slow`; a line each in its `labelled`."""
 import time
 from pathlib import Path
 

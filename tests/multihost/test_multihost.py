@@ -1,6 +1,7 @@
 """A job on several hosts: submitted from one, labelled on others, one of which is cut off while another joins."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -62,6 +63,12 @@ def labelled_by(host: Host) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def longest_pause(folder: Path) -> float:
+    """Seconds between one part and the next, at most."""
+    times = sorted(part.stat().st_mtime for part in folder.rglob("*.parquet"))
+    return max(after - before for before, after in pairwise(times))
+
+
 def assert_complete(folder: Path, expected: dict[str, bytes]) -> None:
     assert contents_of(folder) == expected
     ids = [row for part in sorted(folder.rglob("*.parquet")) for row in pq.read_table(part)["id"].to_pylist()]
@@ -83,17 +90,34 @@ def test_a_job_goes_on_when_a_host_is_cut_off_and_another_joins(
     wait_until(lambda: min(labelled_by(lost), labelled_by(kept)) >= 2, 300, "both hosts have labelled something")
 
     network.cut(lost)
-    parts_at_cut = len(contents_of(output))
+    num_parts = len(contents_of(output))
     new, _ = cluster.add_worker("worker-3")
-    noticed = wait_until(lambda: cluster.has_lost(lost), 300, "the host is missed")
-    joined = wait_until(lambda: labelled_by(new) > 0, 300, "the new host labels")
-    network.mend(lost)
-    left = wait_until(lambda: lost_node.poll() is not None, 180, "the host that was cut off has left the cluster")
-    status = job.wait(300)
-    print(f"{parts_at_cut} of {NUM_PARTS} parts at the cut; lost host noticed after {noticed:.0f} s, ...")
-    print({h.name: labelled_by(h) for h in (lost, kept, new)}, joined, left)
-    assert status == 0, cluster.client.read("submit.log")
+    missed = wait_until(lambda: cluster.has_lost(lost), 300, "the host is missed")
+    assert job.wait(600) == 0, cluster.client.read("submit.log")
+    assert num_parts < NUM_PARTS
+    assert labelled_by(new) > 0
     assert_complete(output, expected)
+    print(
+        f"{num_parts} of {NUM_PARTS} parts when the cable was pulled; {missed:.0f} s until the host was missed;",
+        f"{longest_pause(output):.0f} s without a part;",
+        f"micro-batches: {', '.join(f'{host.name} {labelled_by(host)}' for host in (lost, kept, new))}",
+    )
+
+    network.mend(lost)
+    wait_until(lambda: lost_node.poll() is not None, 300, "the host that was cut off ends its node")
+    assert_complete(output, expected)
+
+
+def test_a_host_without_cpus_drives_a_job_that_others_label(cluster: Cluster, expected: dict[str, bytes]) -> None:
+    client = cluster.client
+    cluster.join(client, num_cpus=0)
+    wait_until(lambda: "Ray runtime started" in client.read("ray.log"), 300, "the client's host has joined")
+    before = labelled_by(client)
+    command = [*RUN, f"--address={cluster.gcs}", f"output.path={cluster.uri('labels/driven')}"]
+    status, messages = client.run(command, "driven.log", 300, folder="job")
+    assert status == 0, messages
+    assert labelled_by(client) == before
+    assert_complete(cluster.store.folder / "buckets/labels/driven", expected)
 
 
 def test_a_stranger_is_turned_away_at_every_door(network: Network, cluster: Cluster) -> None:
