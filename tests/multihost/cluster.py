@@ -66,7 +66,7 @@ class Cluster:
         self._write_job(self.client.folder / "job")
         serving = ["--head", "--port=6379", f"--dashboard-host={self.head.address}", "--dashboard-port=8265"]
         self._start_ray(self.head, 0, serving)
-        wait_until(lambda: "Ray runtime started" in self.head.read("ray.log"), 120, "the head is up")
+        self.wait_for(self.head)
 
     @property
     def gcs(self) -> str:
@@ -92,6 +92,10 @@ class Cluster:
     def join(self, host: Host, num_cpus: int) -> subprocess.Popen[bytes]:
         """Make a host a node of the cluster."""
         return self._start_ray(host, num_cpus, [f"--address={self.gcs}"])
+
+    def wait_for(self, host: Host) -> None:
+        """Wait until a host is a node of the cluster."""
+        wait_until(lambda: "Ray runtime started" in host.read("ray.log"), 300, f"{host.name} is a node")
 
     def has_lost(self, host: Host) -> bool:
         """Whether the head has given a node up."""

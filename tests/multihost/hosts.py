@@ -82,7 +82,7 @@ class Host:
         with (self.folder / log).open("ab") as file:
             return subprocess.Popen(
                 [*enter, *command],
-                env=home | self.environment | (environment or {}),
+                env={**home, **self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

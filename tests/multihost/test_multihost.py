@@ -81,7 +81,7 @@ def test_a_job_goes_on_when_a_host_is_cut_off_and_another_joins(
 ) -> None:
     (lost, lost_node), (kept, _) = cluster.add_worker("worker-1"), cluster.add_worker("worker-2")
     for host in (lost, kept):
-        wait_until(lambda host=host: "Ray runtime started" in host.read("ray.log"), 300, f"{host.name} has joined")
+        cluster.wait_for(host)
     submit = ["ray", "job", "submit", f"--address={cluster.dashboard}", "--working-dir=.", "--"]
     output = cluster.store.folder / "buckets/labels/submitted"
     job = cluster.client.start(
@@ -111,7 +111,7 @@ def test_a_job_goes_on_when_a_host_is_cut_off_and_another_joins(
 def test_a_host_without_cpus_drives_a_job_that_others_label(cluster: Cluster, expected: dict[str, bytes]) -> None:
     client = cluster.client
     cluster.join(client, num_cpus=0)
-    wait_until(lambda: "Ray runtime started" in client.read("ray.log"), 300, "the client's host has joined")
+    cluster.wait_for(client)
     before = labelled_by(client)
     command = [*RUN, f"--address={cluster.gcs}", f"output.path={cluster.uri('labels/driven')}"]
     status, messages = client.run(command, "driven.log", 300, folder="job")
