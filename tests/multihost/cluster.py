@@ -34,9 +34,12 @@ HOST_ENVIRONMENT = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
+    # What was asked of it fails after some 30 s; Ray's own 300 s and 120 s make that seven minutes.
+    "RAY_grpc_client_keepalive_time_ms": "20000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
 
-_HOOK = '''"""Logits as they are, after a second where the host has a file `slow`; a line each in its `labelled`."""
+_HOOK = '''"""Logits as they are, after the seconds that the host's file `slow` says, and a line each in its `labelled`."""
 import time
 from pathlib import Path
 
@@ -45,7 +48,7 @@ LOCAL = Path("/srv")
 
 def hook(logits):
     if (LOCAL / "slow").exists():
-        time.sleep(1)
+        time.sleep(float((LOCAL / "slow").read_text()))
     with (LOCAL / "labelled").open("a") as file:
         file.write("a micro-batch\\n")
     return logits
@@ -86,7 +89,7 @@ class Cluster:
         """A new host that joins the cluster with two logical CPUs, and its `ray start`; it joins when it can."""
         host = self._network.add(name)
         self._equip(host)
-        (host.folder / "slow").touch()
+        slow_down(host, 1)
         return host, self.join(host, num_cpus=2)
 
     def join(self, host: Host, num_cpus: int) -> subprocess.Popen[bytes]:
@@ -144,6 +147,13 @@ def _write_shards(folder: Path) -> None:
         os.utime(
             path, (1_800_000_000, 1_800_000_000)
         )  # of parts of a second, rclone says one thing here, another there
+
+
+def slow_down(host: Host, seconds: float) -> None:
+    """Make a micro-batch take so long on a host."""
+    unnoticed = host.folder / "new"
+    unnoticed.write_text(str(seconds))
+    unnoticed.rename(host.folder / "slow")
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:

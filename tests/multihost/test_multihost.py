@@ -91,11 +91,13 @@ def test_a_job_goes_on_when_a_host_is_cut_off_and_another_joins(
 
     network.cut(lost)
     num_parts = len(contents_of(output))
+    slow_down(kept, 5)  # so that there is work left for the new host, however long it takes to start
     new, _ = cluster.add_worker("worker-3")
     missed = wait_until(lambda: cluster.has_lost(lost), 300, "the host is missed")
+    wait_until(lambda: labelled_by(new) > 0, 300, "the new host labels")
+    slow_down(kept, 0)
     assert job.wait(600) == 0, cluster.client.read("submit.log")
     assert num_parts < NUM_PARTS
-    assert labelled_by(new) > 0
     assert_complete(output, expected)
     print(
         f"{num_parts} of {NUM_PARTS} parts when the cable was pulled; {missed:.0f} s until the host was missed;",
