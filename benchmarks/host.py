@@ -60,6 +60,7 @@ class Timing:
     amount: float
     """How many of the unit one call does."""
     seconds: list[float]
+    """Of the processor: on one core and without waiting, what a clock says when nothing else runs."""
 
     @property
     def rate(self) -> float:
@@ -94,9 +95,9 @@ class Bench:
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(self.rounds):
             for way, call in ways.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 call()
-                seconds[way].append(time.perf_counter() - started)
+                seconds[way].append(time.process_time() - started)
         for way, found in seconds.items():
             timing = Timing(what=what, way=way, unit=unit, amount=amount, seconds=found)
             self.timings.append(timing)
@@ -287,7 +288,8 @@ def table(facts: dict[str, Any]) -> str:
     ]
     head = (
         f"`python -m benchmarks.host`, {machine['date']}; one core of {machine['processor']}, tokenizer and labels of "
-        f"the model `{facts['model']}`, {facts['rounds']} rounds. Python {machine['python']}, {versions}."
+        f"the model `{facts['model']}`, {facts['rounds']} rounds, processor seconds. "
+        f"Python {machine['python']}, {versions}."
     )
     return f"{head}\n\n{rows(['what: how', 'median', '±', 'in one call'], body)}"
 
