@@ -31,6 +31,8 @@ class ModelConfig(Frozen):
     """Tokens of a micro-batch, padding included; None is 2,048 on a CPU and 65,536 on a GPU."""
     fused: bool = True
     """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
+    fp8: bool = False
+    """In bfloat16, round the factors of linear layers to fp8 (`inference/fp8.py`); in place of `fused`."""
     trust_remote_code: bool = False
     """Run the code that comes with the checkpoint, with the rights of this process."""
     packed: bool | None = None
