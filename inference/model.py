@@ -38,8 +38,7 @@ _TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 # what is scaled wrongly by 0.5 and more.
 _FP8_TOLERANCE = 0.15
 
-# Tokens of the sequences that packing and fp8 are tried with: one alone, equal ones, longer ones than ModernBERT sees at
-# once.
+# Tokens of the sequences that both are tried with: one alone, equal ones, longer ones than ModernBERT sees at once.
 _TRIED_LENGTHS = (300, 33, 33, 17, 16, 5, 2, 1)
 
 logger = logging.getLogger(__name__)
