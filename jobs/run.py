@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
-from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
+from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.packing import resolve_packed
 from jobs import manifest
 from jobs.config import JobConfig
@@ -159,6 +159,7 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
     """Settle what the hardware decides of the model, unless the output's first run settled it."""
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
     dtype = resolve_dtype(committed.fingerprint["model.dtype"], device)
+    check_fp8(plan.model.fp8, plan.model_type, dtype)
     max_batch_tokens = committed.fingerprint["model.max_batch_tokens"] or MAX_BATCH_TOKENS[device]
     packed = resolve_packed(committed.fingerprint["model.packed"], plan.model_type, device, dtype)
     settled = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "packed": packed}
