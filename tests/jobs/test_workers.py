@@ -65,7 +65,11 @@ def drive(job: JobConfig, folder: Path, cluster: Running, *arguments: str, **env
     """`shardlabel run` in a process of its own, in a folder of its own."""
     (folder / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
     command = [sys.executable, "-c", DRIVER, "run", "job.yaml", *arguments]
-    environment = cluster.environment | environment
+    return execute(command, folder, cluster.environment | environment)
+
+
+def execute(command: list[str], folder: Path, environment: dict[str, str]) -> Any:
+    """Run it to its end."""
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
@@ -158,7 +162,7 @@ def test_a_checkpoint_that_only_the_driver_has_is_an_early_error_that_names_the_
 def test_a_node_that_joins_later_is_looked_at_by_its_workers(single_label: Path) -> None:
     model = ModelConfig(name=str(single_label))
     here = ray.get_runtime_context().get_node_id()
-    look: Any = ray.remote(num_cpus=0)(check_here)
+    look: Any = ray.remote(num_cpus=0)(check_here.__wrapped__)
     ray.get(look.remote(model, "another", frozenset([here])))
     with pytest.raises(ModelError, match=r"^model.name: 1 of the cluster's nodes cannot .* has other files in"):
         ray.get(look.remote(model, "another", frozenset()))
