@@ -185,7 +185,8 @@ def train_tokenizer(texts: Texts) -> Any:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(tokenizer_object=backend, **names)
 
 
 def build(row: Row, folder: Path, tokenizer: Any, *, tiny: bool, device: str) -> Path:
