@@ -98,7 +98,7 @@ class Cluster:
 
     def wait_for(self, host: Host) -> None:
         """Wait until a host is a node of the cluster."""
-        wait_until(lambda: "Ray runtime started" in host.read("ray.log"), 300, f"{host.name} is a node")
+        wait_until(lambda: "Ray runtime started" in host.read("ray.log"), 400, f"{host.name} is a node")
 
     def has_lost(self, host: Host) -> bool:
         """Whether the head has given a node up."""
@@ -122,7 +122,10 @@ class Cluster:
 
     def _start_ray(self, host: Host, num_cpus: int, options: list[str]) -> subprocess.Popen[bytes]:
         settings = [f"--node-ip-address={host.address}", f"--num-cpus={num_cpus}", "--object-store-memory=120000000"]
-        return host.start(["ray", "start", *options, *settings, f"--temp-dir={LOCAL}/ray", "--block"], "ray.log")
+        command = ["ray", "start", *options, *settings, f"--temp-dir={LOCAL}/ray", "--block"]
+        # A node that is not up after 30 s gives up (ray/_private/node.py:428, 2.60), which a machine at work can take.
+        patiently = 'until grep -q "Ray runtime started" ray.log; do "$@"; done'
+        return host.start(["sh", "-c", patiently, "sh", *command], "ray.log")
 
     def _write_job(self, folder: Path) -> None:
         folder.mkdir()
