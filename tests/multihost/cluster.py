@@ -34,9 +34,6 @@ HOST_ENVIRONMENT = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
-    # What was asked of it fails after some 30 s; Ray's own 300 s and 120 s make that seven minutes.
-    "RAY_grpc_client_keepalive_time_ms": "20000",
-    "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
 
 _HOOK = '''"""Logits as they are, after the seconds that the host's file `slow` says, and a line each in its `labelled`."""
