@@ -12,12 +12,15 @@ from inference.errors import ConfigError, JobError
 from jobs.environment import runtime_env
 from jobs.resources import available_cpus
 
-# Ray tries for two minutes (2.60: 20 times a connection's 30 s); the three are read when ray is
-# imported.
+# Ray tries for two minutes (2.60: 20 times a connection's 30 s). What is here is read when ray is imported.
 _PATIENCE = {
     "RAY_NUM_REDIS_GET_RETRIES": "1",
     "RAY_py_gcs_connect_timeout_s": "10",
     "RAY_gcs_server_request_timeout_seconds": "20",
+    # A host that is cut off closes no connection, and what was asked of it is waited for even when the cluster has given
+    # the host up (ray#63405): for 300 s and 120 s in Ray 2.60, and no part is written meanwhile.
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "30000",
 }
 
 _CONNECT_SECONDS = 5.0
