@@ -120,8 +120,8 @@ STATES = {
 @pytest.mark.parametrize("night", STATES)
 def test_the_nightly_script_creates_waits_and_tells_how_it_ended(night: str, tmp_path: Path) -> None:
     """A stand-in for kubectl shows the states of a RayJob one after the other; the last one stays."""
-    pod = documents("cronjob.yaml")["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    shell, flags, script = pod["containers"][0]["command"]
+    job = documents("cronjob.yaml")["CronJob"]["spec"]["jobTemplate"]["spec"]
+    shell, flags, script = job["template"]["spec"]["containers"][0]["command"]
     (tmp_path / "states").write_text("".join(f"{state}\n" for state in STATES[night]))
     (tmp_path / "kubectl").write_text(f"""#!/bin/sh
 cd {tmp_path}
@@ -140,4 +140,6 @@ esac
     )
     calls = [call for call in (tmp_path / "calls").read_text().split() if call != "get"]
     assert calls == (["delete", "apply"] if night == "yesterday's is still there" else ["apply"])
-    assert (done.returncode == 0) is (night != "the run failed")
+    (rule,) = job["podFailurePolicy"]["rules"]
+    (failed,) = rule["onExitCodes"]["values"]
+    assert done.returncode == (failed if night == "the run failed" else 0)
