@@ -17,8 +17,8 @@ _PATIENCE = {
     "RAY_NUM_REDIS_GET_RETRIES": "1",
     "RAY_py_gcs_connect_timeout_s": "10",
     "RAY_gcs_server_request_timeout_seconds": "20",
-    # A host that is cut off closes no connection, and what was asked of it is waited for even when the cluster has given
-    # the host up (ray#63405): for 300 s and 120 s in Ray 2.60, and no part is written meanwhile.
+    # A host that is cut off closes no connection, and what was asked of it is waited for even when the cluster has
+    # given the host up (ray#63405): for 300 s and 120 s in Ray 2.60, and no part is written meanwhile.
     "RAY_grpc_client_keepalive_time_ms": "30000",
     "RAY_grpc_client_keepalive_timeout_ms": "30000",
 }

@@ -36,7 +36,7 @@ HOST_ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "5",
 }
 
-_HOOK = '''"""Logits as they are, after the seconds that the host's file `slow` says, and a line each in its `labelled`."""
+_HOOK = '''"""Logits as they are, after the seconds that the host's file `slow` says, a line each in `labelled`."""
 import time
 from pathlib import Path
 

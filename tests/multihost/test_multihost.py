@@ -15,6 +15,7 @@ from tests.multihost.cluster import (
     ROWS_PER_SHARD,
     Cluster,
     contents_of,
+    slow_down,
     wait_until,
 )
 from tests.multihost.hosts import LOCAL, Host, Network, why_not
