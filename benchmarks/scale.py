@@ -32,7 +32,7 @@ PER_FOLDER = 1000
 RESUMED = 100
 """One part of so many is deleted before a run is resumed."""
 
-_ALONE = (2_000,)
+_ALONE = 2_000
 _S3 = 10_000
 
 
@@ -48,7 +48,7 @@ class Runner:
         """One run of the stub job; None when it failed or the time was over."""
         try:
             facts = self._run(settings)
-        except (subprocess.SubprocessError, ValueError) as error:
+        except ValueError as error:
             self.results["not_measured"].append({"kind": kind, **settings, "reason": str(error)[:300]})
             facts = None
         else:
@@ -64,9 +64,13 @@ class Runner:
             raise ValueError(msg)
         command = [sys.executable, "-m", "benchmarks.stub_job", json.dumps(settings)]
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            msg = "the time was over before it ended"
+            raise ValueError(msg) from error
         if done.returncode:
             raise ValueError(done.stderr.strip().rpartition("\n")[2])
         facts: dict[str, Any] = json.loads(done.stdout.rpartition("@@")[2])
@@ -111,7 +115,7 @@ def measure_local(runner: Runner, count: int) -> None:
     """A whole run through Ray; then two that resume, the first reading every footer, the second remembering them."""
     source, output = make_shards(count), FOLDER / "out"
     shutil.rmtree(output, ignore_errors=True)
-    facts = runner.measure("ray", input=str(source), output=str(output), executor="ray")
+    facts = runner.measure("ray", shards=count, input=str(source), output=str(output), executor="ray")
     if facts is None:
         return
     parts = sorted(output.glob("*/*.parquet"))
@@ -121,7 +125,7 @@ def measure_local(runner: Runner, count: int) -> None:
     for kind in ("resume", "resume again"):
         for part in parts[::RESUMED]:
             part.unlink()
-        runner.measure(kind, input=str(source), output=str(output), executor="local")
+        runner.measure(kind, shards=count, input=str(source), output=str(output), executor="local")
     files = {name: (output / "_shardlabel" / name).stat().st_size for name in _kept(output)}
     runner.results.setdefault("files", []).append({"splits": count, **files})
     runner.write()
@@ -135,7 +139,8 @@ def measure_alone(runner: Runner, count: int) -> None:
     """Every split in a row of its own, as large ones are: what Ray costs for each."""
     output = FOLDER / "alone"
     shutil.rmtree(output, ignore_errors=True)
-    runner.measure("alone", input=str(make_shards(count)), output=str(output), executor="ray", max_splits=1)
+    source = make_shards(count)
+    runner.measure("alone", shards=count, input=str(source), output=str(output), executor="ray", max_splits=1)
 
 
 def measure_s3(runner: Runner, count: int) -> None:
@@ -147,12 +152,12 @@ def measure_s3(runner: Runner, count: int) -> None:
             "input": store.uri(f"scale/in{count}", store.server_port),
             "output": store.uri("scale/s3", store.server_port),
         }
-        if runner.measure("s3", **places, executor="ray") is None:
+        if runner.measure("s3", shards=count, **places, executor="ray") is None:
             return
         for kind in ("s3 resume", "s3 resume again"):
             for part in sorted((FOLDER / "s3").glob("*/*.parquet"))[::RESUMED]:
                 part.unlink()
-            runner.measure(kind, **places, executor="local")
+            runner.measure(kind, shards=count, **places, executor="local")
 
 
 def main() -> None:
@@ -166,7 +171,7 @@ def main() -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
         runner = Runner(arguments.minutes)
         steps: list[tuple[Callable[[Runner, int], None], int]] = [
-            *((measure_alone, count) for count in _ALONE),
+            (measure_alone, _ALONE),
             *((measure_local, count) for count in sorted(arguments.splits)[:2]),
             (measure_s3, _S3),
             *((measure_local, count) for count in sorted(arguments.splits)[2:]),

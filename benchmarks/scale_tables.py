@@ -29,7 +29,10 @@ def machine(results: Run) -> str:
     facts = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     said = f"{facts['date']}; {facts['processor']}, {facts['cores']} cores, load {facts['load']:.1f} at the start; "
-    missing = [f"\n\nNot measured: {entry['kind']}, {entry['reason']}." for entry in results["not_measured"]]
+    missing = [
+        f"\n\nNot measured: {entry['kind']}, {_count(entry)} splits: {entry['reason']}."
+        for entry in results["not_measured"]
+    ]
     return f"{said}{versions}.{''.join(missing)}"
 
 
@@ -63,10 +66,10 @@ def start(results: Run) -> str:
     for where, prefix in (("local", ""), ("S3", "s3 ")):
         for kind, title in titles.items():
             for run in _runs(results, "s3" if prefix and kind == "ray" else prefix + kind):
-                cells = [f"{run[f'{phase}_s']:.1f}" for phase in ("plan", "start")]
+                cells = [f"{run[f'{phase}_{of}']:.1f}" for phase in ("plan", "start") for of in ("s", "cpu_s")]
                 megabytes = run["plan_mb"] + run["start_mb"]
                 body.append([f"{run['splits']:,} on {where}, {title}", *cells, f"{megabytes:.0f}"])
-    return rows(["shards", "planning, s", "planning and resuming, s", "driver grew, MB"], body)
+    return rows(["shards", "planning, s", "of CPU", "planning and resuming, s", "of CPU", "driver grew, MB"], body)
 
 
 def files(results: Run) -> str:
