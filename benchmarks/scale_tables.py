@@ -30,7 +30,7 @@ def machine(results: Run) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     said = f"{facts['date']}; {facts['processor']}, {facts['cores']} cores, load {facts['load']:.1f} at the start; "
     missing = [
-        f"\n\nNot measured: {entry['kind']}, {_count(entry)} splits: {entry['reason']}."
+        f"\n\nNot measured: {entry['kind']}, {entry['shards']:,} splits: {entry['reason']}."
         for entry in results["not_measured"]
     ]
     return f"{said}{versions}.{''.join(missing)}"
