@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from benchmarks.process import descendants, resident_mb
 from benchmarks.workloads import ROOT
-from jobs import run
+from jobs import bundles, run
 from jobs.config import JobConfig
 from jobs.pipeline import Work
 from jobs.plan import make_plan
@@ -69,6 +68,7 @@ class Watch:
         """Start."""
         self.facts: dict[str, float] = {}
         self.ray_mb: dict[str, float] = {}
+        self.ray_cpu_s: dict[str, float] = {}
         self._wall, self._cpu, self._mb = time.perf_counter(), time.process_time(), resident_mb(os.getpid())
         threading.Thread(target=self._look, daemon=True).start()
 
@@ -87,6 +87,7 @@ class Watch:
                 daemons = {pid: program for pid, program in programs.items() if program in _DAEMONS}
             for pid, program in daemons.items():
                 self.ray_mb[program] = max(self.ray_mb.get(program, 0.0), resident_mb(pid))
+                self.ray_cpu_s[program] = max(self.ray_cpu_s.get(program, 0.0), _cpu_seconds(pid))
             time.sleep(2)
 
 
@@ -95,6 +96,14 @@ def _program(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().rpartition("/")[2]
     except OSError:
         return ""
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def job_of(settings: dict[str, Any]) -> JobConfig:
@@ -109,12 +118,13 @@ def job_of(settings: dict[str, Any]) -> JobConfig:
     )
 
 
-def measure(settings: dict[str, Any], patch: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Run the job and say what each phase took."""
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Run the job and say what each phase took: `start` is planning and resuming together."""
     run.__dict__["Work"] = StubWork  # which run_job makes
-    patch()
-    watch, counts = Watch(), {"splits": 0, "pending": 0, "done": 0}
-    first: list[float] = []
+    bundles.MAX_SPLITS = settings.get("max_splits", bundles.MAX_SPLITS)
+    watch, counts = Watch(), {"splits": 0, "pending": 0, "done": 0, "first": 0}
+    make_plan(job_of(settings))  # once more than a run does, so that it has a row of its own
+    watch.lap("plan")
 
     def start(plan: Any, committed: Any) -> None:
         watch.lap("start")
@@ -123,17 +133,16 @@ def measure(settings: dict[str, Any], patch: Callable[[], None] = lambda: None) 
     def add(record: Any) -> None:
         assert record.error is None, record.error  # noqa: S101 - a benchmark of failures is none
         counts["done"] += 1
-        if not first:
-            first.append(time.perf_counter())
-            watch.lap("first")
+        if not counts["first"]:
+            # A bundle's records come at once: those that are counted below come after it.
+            counts["first"] = min(counts["pending"], bundles.MAX_SPLITS)
+            watch.lap("until_first")
+        if counts["done"] == counts["pending"]:
+            watch.lap("run")
 
-    if settings.get("plan_only"):
-        make_plan(job_of(settings))
-        watch.lap("plan")
-    else:
-        run.run_job(job_of(settings), start, add)
-        watch.lap("run")
-    return {**settings, **counts, **watch.facts, "ray_mb": watch.ray_mb}
+    run.run_job(job_of(settings), start, add)
+    watch.lap("finish")
+    return {**settings, **counts, **watch.facts, "ray_mb": watch.ray_mb, "ray_cpu_s": watch.ray_cpu_s}
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ CLAIM_SECONDS = 5.0
 
 _ATTEMPTS = "_shardlabel/attempts"
 
-_BEFORE = {"model.deduplicate": False}
-"""What holds of an output that was begun before there was such a key: there, every row ran by itself."""
+_BEFORE = {"model.deduplicate": False, "model.fp8": False}
+"""What holds of an output that was begun before there was such a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

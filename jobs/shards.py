@@ -22,6 +22,8 @@ from jobs.stores import FOOTER_THREADS, mtime_ns, read_footer
 
 _log = logging.getLogger(__name__)
 
+_MAX_KNOWN = 8
+
 _MAX_TEXT_BYTES = 64 * 2**20
 
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -104,8 +106,9 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
             if found.setdefault(name, (location, info))[0].path != info.path:
                 msg = f"input.path: {found[name][0]} and {location} would both become the part {name}; run two jobs"
                 raise ConfigError(msg)
+    known: list[pa.Schema] = []
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(lambda item: _read_footer(item[0], *item[1]), sorted(found.items())))
+        return list(pool.map(lambda item: _read_footer(item[0], item[1][0], item[1][1], known), sorted(found.items())))
 
 
 def _is_named(path: str, info: FileInfo) -> bool:
@@ -113,12 +116,12 @@ def _is_named(path: str, info: FileInfo) -> bool:
     return bool(storage.locate(path).path == info.path)
 
 
-def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
+def _read_footer(name: str, location: Location, info: FileInfo, known: list[pa.Schema]) -> Shard:
     schema, reason = pa.schema([]), None
     row_groups: tuple[RowGroup, ...] = ()
     try:
         footer = read_footer(location.filesystem, location.path, info.size or 0)
-        schema = footer.schema.to_arrow_schema()
+        schema = _one_of(known, footer.schema.to_arrow_schema())
         groups = (footer.row_group(i) for i in range(footer.num_row_groups))
         row_groups = tuple(RowGroup(num_rows=g.num_rows, num_bytes=g.total_byte_size) for g in groups)
         num_rows, names = footer.num_rows, schema.names
@@ -138,6 +141,16 @@ def _read_footer(name: str, location: Location, info: FileInfo) -> Shard:
         row_groups=row_groups,
         error=reason,
     )
+
+
+def _one_of(known: list[pa.Schema], schema: pa.Schema) -> pa.Schema:
+    """An equal one of the first few that were seen: most shards have the same, and a schema is some kB."""
+    for each in known:
+        if each.equals(schema, check_metadata=True):
+            return each
+    if len(known) < _MAX_KNOWN:
+        known.append(schema)
+    return schema
 
 
 def cut_all(shards: Sequence[Shard], split_rows: int) -> list[Split]:
@@ -222,9 +235,9 @@ def unify(shards: Sequence[Shard], columns: Sequence[str] | None) -> pa.Schema:
     Raises:
         InputError: two shards disagree about a column's type, or no shard has one of `columns`.
     """
-    schema = known = pa.schema([])
+    schema, known = pa.schema([]), None
     for shard in shards:
-        if shard.schema.equals(known, check_metadata=True):
+        if shard.schema is known:
             continue
         known = shard.schema
         try:

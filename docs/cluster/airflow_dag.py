@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-ENTRYPOINT = "shardlabel run s3://BUCKET/job.yaml --max-seconds 14400"
+ENTRYPOINT = "shardlabel run /etc/shardlabel/job.yaml --max-seconds 14400"
 WRONG_REQUEST, OUT_OF_TIME = 2, 3  # exit statuses of `shardlabel run`
 
 
