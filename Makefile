@@ -1,11 +1,12 @@
-# `make demo` shows it, `make test` checks it, `make faults` attacks it for an hour. Each sets up .venv first, and again
-# when the pins change. `make bench` measures for two hours, peers included.
+# `make demo` shows it, `make test` checks it, `make multihost` runs it on hosts of one machine (Linux, root, iproute2),
+# `make faults` attacks it for an hour. Each sets up .venv first, and again when the pins change. `make bench` measures
+# for two hours, peers included.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: demo test lint types unit faults bench clean
+.PHONY: demo test lint types unit multihost faults bench clean
 
 demo: .venv/installed
 	$(BIN)/python docs/demo/demo.py $(DEMO)
@@ -21,6 +22,9 @@ types: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest
+
+multihost: .venv/installed
+	$(BIN)/pytest -m multihost -rP tests/multihost
 
 faults: .venv/installed
 	$(BIN)/python -m tests.faults --faults 200 --seed 7

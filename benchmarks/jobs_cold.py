@@ -103,15 +103,15 @@ def share(results: Results) -> dict[str, float]:
     def median(executor: str, size: str, key: str = "seconds") -> float:
         chosen = [run for run in runs if (run["executor"], run["size"]) == (executor, size)]
         quiet = [run for run in chosen if not results.is_disturbed(run)]
-        return statistics.median(run[key] for run in quiet or chosen)
+        return float(statistics.median(run[key] for run in quiet or chosen))
 
     def per_row(executor: str) -> float:
         sizes = {run["size"]: run["rows"] for run in runs}
-        return (median(executor, "large") - median(executor, "small")) / (sizes["large"] - sizes["small"])
+        return (median(executor, "large") - median(executor, "small")) / float(sizes["large"] - sizes["small"])
 
     def fixed(executor: str) -> float:
         rows = next(run["rows"] for run in runs if run["size"] == "small")
-        return median(executor, "small") - rows * per_row(executor)
+        return median(executor, "small") - float(rows) * per_row(executor)
 
     return {
         "fixed_local": fixed("local"),

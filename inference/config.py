@@ -35,6 +35,8 @@ class ModelConfig(Frozen):
     """Cut long texts before they are tokenized where that changes no token (`inference/precut.py`)."""
     fused: bool = True
     """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
+    fp8: bool = False
+    """In bfloat16, round the factors of linear layers to fp8 (`inference/fp8.py`); in place of `fused`."""
     trust_remote_code: bool = False
     """Run the code that comes with the checkpoint, with the rights of this process."""
     packed: bool | None = None

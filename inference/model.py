@@ -19,7 +19,8 @@ from inference.batching import pad
 from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
 from inference.errors import ModelError
-from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
+from inference.fp8 import use_fp8
+from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.heads import sequence_logits
 from inference.packing import Packing, resolve_packed
 from inference.remote_code import advice, guarded, import_code
@@ -33,7 +34,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 # that see one another change a tiny model by 0.1 and more.
 _TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 
-# Tokens of the sequences that packing is tried with: one alone, equal ones, longer ones than ModernBERT sees at once.
+# What fp8 may change, in the same measure: the demo's model moves by 0.013, BERT-base with random weights by 0.07, and
+# what is scaled wrongly by 0.5 and more.
+_FP8_TOLERANCE = 0.15
+
+# Tokens of the sequences that both are tried with: one alone, equal ones, longer ones than ModernBERT sees at once.
 _TRIED_LENGTHS = (300, 33, 33, 17, 16, 5, 2, 1)
 
 logger = logging.getLogger(__name__)
@@ -51,18 +56,20 @@ class Model:
         """Load the weights.
 
         Raises:
-            ModelError: they do not load, the checkpoint lacks weights of the task's head, or its tokenizer has tokens
-                that its embedding lacks.
+            ModelError: they do not load, the checkpoint lacks weights of the task's head, its tokenizer has tokens that
+                its embedding lacks, or fp8 does not run here or moves the model too far.
+            ConfigError: fp8 or packing is asked for where it cannot be.
         """
         self.device: Device = "cuda" if count_gpus() else "cpu"
         self.dtype = resolve_dtype(config.dtype, self.device)
+        check_fp8(config.fp8, checkpoint.model_type, self.dtype)
         self.tokenizer = load_tokenizer(checkpoint)
         self._task = task
         self._module = _load(checkpoint, task, self.dtype).to(self.device)
         _check_vocabulary(checkpoint, self.tokenizer, self._module)
         is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
         on_cpu = (self.device, self.dtype) == ("cpu", "bfloat16")
-        is_fused = config.fused and on_cpu and not is_foreign and fused.is_available()
+        is_fused = config.fused and not config.fp8 and on_cpu and not is_foreign and fused.is_available()
         if is_fused:
             fused.fuse(self._module)
         self._attend = fused.attend if is_fused else None
@@ -74,6 +81,8 @@ class Model:
             budget = config.max_batch_tokens or MAX_BATCH_TOKENS["cuda"]
             self._pack = Packing(checkpoint, self._pad_token_id, budget if self.device == "cuda" else None)
             self.is_packed = self._packs_rightly(checkpoint)
+        # Last: a difference of one bit may round to another fp8 value, which would blur what packing is compared by.
+        self.fp8_error = self._use_fp8(checkpoint) if config.fp8 else None
 
     def forward(self, sequences: Sequences, indices: NDArray[np.int64]) -> Outputs:
         """Run the chosen sequences as one micro-batch and keep what the task keeps: tensors that may not be ready yet.
@@ -135,10 +144,7 @@ class Model:
 
     def _packs_rightly(self, checkpoint: Checkpoint) -> bool:
         """Try it on a few sequences, and leave attention as it was where padding says something else."""
-        lengths = np.minimum(_TRIED_LENGTHS, checkpoint.max_length).astype(np.int64)
-        offsets, order = np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths))
-        ids = np.random.default_rng(0).integers(self._module.config.vocab_size, size=offsets[-1], dtype=np.int32)
-        sequences = Sequences(ids=ids, features={}, offsets=offsets, row_index=order)
+        sequences, order = self._tried_sequences(checkpoint)
         usual = self._module.config._attn_implementation  # noqa: SLF001 - there is no public name for it
         with torch.inference_mode():
             expected = self._probe(self._padded(sequences, order))
@@ -148,15 +154,41 @@ class Model:
             except (TypeError, ValueError, RuntimeError) as failure:
                 reason = f"do not run ({type(failure).__name__}: {failure})"
             else:
-                errors = [
-                    float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True)
-                ]
-                if max(errors) <= _TOLERANCES[self.dtype]:
+                error = _difference(found, expected)
+                if error <= _TOLERANCES[self.dtype]:
                     return True
-                reason = f"differ by {max(errors):.1e}"
+                reason = f"differ by {error:.1e}"
         self._module.set_attn_implementation(usual)
         logger.warning("model.packed: with this checkpoint, sequences without padding %s; they are padded", reason)
         return False
+
+    def _use_fp8(self, checkpoint: Checkpoint) -> float:
+        """Put fp8 layers in place; returns by how much that moves what the model says."""
+        sequences, order = self._tried_sequences(checkpoint)
+        batch = self._packed if self.is_packed else self._padded
+        with torch.inference_mode():
+            expected = self._probe(batch(sequences, order))
+        count = use_fp8(self._module.base_model)
+        try:
+            with torch.inference_mode():
+                error = _difference(self._probe(batch(sequences, order)), expected)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as failure:
+            msg = f"model.fp8: linear layers do not run in fp8 here ({type(failure).__name__}: {failure}); leave it out"
+            raise ModelError(msg) from failure
+        if not (count and error <= _FP8_TOLERANCE):  # NaN is too much too
+            msg = (
+                f"model.fp8: with {count} linear layers of {checkpoint.path} in fp8, outputs differ by {error:.1e} of "
+                f"their norm from those in bfloat16, and {_FP8_TOLERANCE} is allowed; leave it out"
+            )
+            raise ModelError(msg)
+        logger.warning("model.fp8: %d linear layers; outputs move by %.1e of their norm", count, error)
+        return error
+
+    def _tried_sequences(self, checkpoint: Checkpoint) -> tuple[Sequences, NDArray[np.int64]]:
+        lengths = np.minimum(_TRIED_LENGTHS, checkpoint.max_length).astype(np.int64)
+        offsets, order = np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths))
+        ids = np.random.default_rng(0).integers(self._module.config.vocab_size, size=offsets[-1], dtype=np.int32)
+        return Sequences(ids=ids, features={}, offsets=offsets, row_index=order), order
 
     def _probe(self, batch: Batch) -> list[torch.Tensor]:
         """What the base model and a head over sequences give."""
@@ -169,6 +201,11 @@ class Model:
         """Give back what the device's allocator holds in reserve."""
         if self.device == "cuda":
             torch.cuda.empty_cache()
+
+
+def _difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """The largest norm of a difference, over the norm."""
+    return max(float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True))
 
 
 def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:

@@ -42,6 +42,10 @@ _JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; see
 _Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, as in model.max_length=128.")
 ]
+_Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="Join this Ray cluster, or auto: run.address."),
+]
 
 
 @app.callback()
@@ -55,6 +59,7 @@ def run(  # noqa: PLR0913 - a command's options
     overrides: _Overrides = None,
     *,
     as_json: _Json = False,
+    address: _Address = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove the parts of shards that vanished.")] = False,
     max_seconds: _MaxSeconds = None,
     log_format: _Log = LogFormat.TEXT,
@@ -65,7 +70,11 @@ def run(  # noqa: PLR0913 - a command's options
     Example: shardlabel run docs/demo/job.yaml model.max_length=128
     """
     output = _Output(log_format, as_json=as_json, debug=debug)
-    _run(job_file, overrides or [], output, Stop(max_seconds), prune=prune)
+    _run(job_file, _joined(overrides, address), output, Stop(max_seconds), prune=prune)
+
+
+def _joined(overrides: list[str] | None, address: str | None) -> list[str]:
+    return [*(overrides or []), *([] if address is None else [f"run.address={json.dumps(address)}"])]
 
 
 @app.command()
@@ -74,13 +83,14 @@ def retry(  # noqa: PLR0913 - a command's options
     overrides: _Overrides = None,
     *,
     as_json: _Json = False,
+    address: _Address = None,
     max_seconds: _MaxSeconds = None,
     log_format: _Log = LogFormat.TEXT,
     debug: _Debug = False,
 ) -> None:
     """Like run, and label the splits that have failed rows again."""
     output = _Output(log_format, as_json=as_json, debug=debug)
-    _run(job_file, overrides or [], output, Stop(max_seconds), retry_failed=True)
+    _run(job_file, _joined(overrides, address), output, Stop(max_seconds), retry_failed=True)
 
 
 @app.command()

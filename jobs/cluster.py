@@ -1,24 +1,51 @@
-"""A Ray to run on: the one that this process has, that of RAY_ADDRESS, or a local one that is started and stopped."""
+"""A Ray to run on: the one that this process has, a cluster that is joined, or a local one, started and stopped."""
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
-from inference.errors import JobError
+from inference.errors import ConfigError, JobError
+from jobs.environment import runtime_env
 from jobs.resources import available_cpus
+
+# Ray tries for two minutes (2.60: 20 times a connection's 30 s). What is here is read when ray is imported.
+_PATIENCE = {
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
+    "RAY_py_gcs_connect_timeout_s": "10",
+    "RAY_gcs_server_request_timeout_seconds": "20",
+    # A host that is cut off closes no connection, and what was asked of it is waited for even when the cluster has given
+    # the host up (ray#63405): for 300 s and 120 s in Ray 2.60, and no part is written meanwhile.
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "30000",
+}
+
+_CONNECT_SECONDS = 5.0
 
 
 @contextmanager
-def connected(max_actors: int) -> Iterator[None]:
-    """Ray, with room for so many Predictors where it is started here; what was started here is stopped.
+def connected(max_actors: int, address: str | None, hook: str | None) -> Iterator[None]:
+    """Ray: the one that this process has, else that of the address, else that of RAY_ADDRESS, else one started here.
+
+    Args:
+        max_actors: a Ray that is started here has room for so many Predictors; it is stopped in the end.
+        address: HOST:PORT of a cluster's head, or `auto`; such a cluster is joined, never started or stopped. (Ray's
+            client, ray://, is refused: Ray Data 2.60 does not run on it, block_ref_counter.py:29.)
+        hook: `task.options.postprocess`, which the workers of such a cluster get with its folder.
 
     Raises:
-        JobError: a local Ray did not start.
+        ConfigError: the address is none, or the hook lies in a folder with too much in it.
+        JobError: the cluster does not answer, or a local Ray did not start.
     """
     # An iterator abandoned by an exception would otherwise start a new Ray at exit and hang there.
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -29,8 +56,9 @@ def connected(max_actors: int) -> Iterator[None]:
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         try:  # a signal may end the start halfway
-            if "RAY_ADDRESS" in os.environ:
-                ray.init(log_to_driver=False, configure_logging=False)
+            if address:
+                with runtime_env(hook) as environment:
+                    _join(address, environment)
             else:
                 _start_local_ray(max_actors)
             yield
@@ -38,12 +66,34 @@ def connected(max_actors: int) -> Iterator[None]:
             ray.shutdown()
 
 
-def count_cluster_gpus() -> float:
-    """GPUs of the whole cluster."""
+def _join(address: str, environment: dict[str, Any]) -> None:
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0.0)
+    where = f"run.address: no Ray cluster answers at {address}"
+    advice = "give HOST:PORT of its head as `ray status` on the head shows it, or see whether it is up"
+    if "://" in address:
+        msg = (
+            f"run.address: {address} is no HOST:PORT of a cluster's head; on a machine outside of the cluster, use "
+            "`ray job submit --address http://HEAD:8265 --working-dir . -- shardlabel run JOB.yaml`"
+        )
+        raise ConfigError(msg)
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            msg = f"run.address: {address!r} is neither HOST:PORT nor auto"
+            raise ConfigError(msg)
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            msg = f"{where} ({error}); {advice}"
+            raise JobError(msg) from error
+    try:
+        with _muted_stderr():  # Ray's core writes a line per attempt
+            ray.init(address=address, runtime_env=environment, log_to_driver=False, configure_logging=False)
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        msg = f"{where} ({reason}); {advice}"
+        raise JobError(msg) from error
 
 
 def tell_to_stop(run_id: str) -> None:

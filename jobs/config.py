@@ -67,6 +67,8 @@ class RunConfig(Frozen):
 
     executor: Literal["ray", "local"] = "ray"
     """`ray`, or `local`: in this process, without Ray."""
+    address: Annotated[str, Field(min_length=1)] | None = None
+    """HOST:PORT of the head of a Ray cluster to join, or `auto`; None is RAY_ADDRESS, else a Ray of this job's own."""
     num_actors: PositiveInt | ActorRange | Literal["auto"] = "auto"
     """How many Predictors; auto: one per GPU, else one per core up to eight."""
     gpus_per_actor: PositiveFloat | Literal["auto", 0] = "auto"
@@ -77,6 +79,13 @@ class RunConfig(Frozen):
     """torch threads of a Predictor; auto: the cores shared out evenly. Two runs are bit-equal only if this is equal."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Of all rows; when more fail, the job stops with the commonest errors."""
+
+    @model_validator(mode="after")
+    def _check_address(self) -> "RunConfig":
+        if self.address is not None and self.executor == "local":
+            msg = "address names a Ray cluster, and executor local runs without Ray; leave one of the two out"
+            raise ValueError(msg)
+        return self
 
 
 class JobConfig(Frozen):

@@ -24,13 +24,14 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
 from jobs.bundles import Carried, bundle, pack, planned, unpack
-from jobs.cluster import connected, count_cluster_gpus, is_on_ray, is_told_to_stop, tell_to_stop
+from jobs.cluster import connected, is_on_ray, is_told_to_stop, tell_to_stop
 from jobs.config import RunConfig
 from jobs.metrics import ActorMetrics
+from jobs.nodes import check_here, check_nodes, list_nodes
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating, wait_patiently
 from jobs.reading import read_split
-from jobs.resources import Resources, available_cpus, resolve_resources
+from jobs.resources import Node, Resources, available_cpus, resolve_resources
 from jobs.shards import Split
 from jobs.stopping import Drain, Stop, as_done
 from jobs.storage import Location
@@ -52,6 +53,8 @@ class Work:
     output_schema: pa.Schema
     output: Location
     origin: Origin
+    known_nodes: frozenset[str] = frozenset()
+    """Nodes of Ray whose copy of the checkpoint was compared when the run began."""
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of this run alone."""
 
@@ -77,9 +80,9 @@ class LocalExecutor:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def devices(self) -> tuple[int, float]:
-        """CPUs and GPUs of this process."""
-        return available_cpus(), float(inference.count_gpus())
+    def nodes(self) -> list[Node]:
+        """This machine."""
+        return [Node(cpus=available_cpus(), gpus=inference.count_gpus())]
 
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
@@ -106,24 +109,25 @@ class LocalExecutor:
 class RayExecutor:
     """Ray Data: tasks that read and tokenize, a pool of Predictors, tasks that write."""
 
-    def __init__(self, run: RunConfig, stop: Stop | None = None) -> None:
-        """Keep how many Predictors are wanted: a local Ray is started with room for them."""
+    def __init__(self, run: RunConfig, hook: str | None = None, stop: Stop | None = None) -> None:
+        """Keep how many Predictors are wanted: a local Ray is started with room for them. See `cluster.connected`."""
         self._stop = stop or Stop()
         self._stack = ExitStack()
-        self._max_actors = resolve_resources(run, available_cpus(), 0).max_actors
+        here = resolve_resources(run.model_copy(update={"gpus_per_actor": 0}), [Node(cpus=available_cpus(), gpus=0)])
+        self._connection = connected(here.max_actors, run.address, hook)
         self._split_rows = run.split_rows
 
     def __enter__(self) -> Self:
         with self._stop.kept():
-            self._stack.enter_context(connected(self._max_actors))
+            self._stack.enter_context(self._connection)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def devices(self) -> tuple[int, float]:
-        """CPUs of a node, here this one, and GPUs of the cluster."""
-        return available_cpus(), count_cluster_gpus()
+    def nodes(self) -> list[Node]:
+        """The cluster's nodes of the moment."""
+        return list_nodes()
 
     def run(self, splits: Sequence[Split], work: Work) -> Iterator[PartRecord]:
         """Yield the record of every split, in the order in which they are done."""
@@ -131,6 +135,8 @@ class RayExecutor:
 
         if self._stop.reason is not None:
             return
+        known = check_nodes(work.model, work.origin.fingerprint["model.weights"])
+        work = dataclasses.replace(work, known_nodes=known)
         resources = work.resources
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = ray.data.DataContext.get_current()
@@ -140,7 +146,9 @@ class RayExecutor:
         context.target_max_block_size = None
         context.execution_no_progress_timeout_s = -1  # jobs/patience.py knows a slow split from a hang
         rows = planned(bundle(splits, self._split_rows, resources.max_actors))
-        pool = ray.data.ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors)
+        pool = ray.data.ActorPoolStrategy(
+            min_size=resources.min_actors, initial_size=resources.initial_actors, max_size=resources.max_actors
+        )
         one_bundle: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         records = (
             ray.data.from_arrow(rows)
@@ -192,6 +200,7 @@ def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
         except InputError as error:
             return Carried(item.split, error=str(error))
 
+    check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
     tokenizer = _tokenizer(work)
     return pack(
         Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
@@ -231,6 +240,7 @@ class _Predict:
         self._output, self._run_id = work.output, work.run_id
         self._error: ShardlabelError | None = None
         try:
+            check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
             self._predictor = work.load_predictor()
             self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
         except ShardlabelError as error:

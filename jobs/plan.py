@@ -10,6 +10,7 @@ from inference.checkpoint import open_checkpoint, weights_digest
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
+from inference.hardware import check_fp8
 from inference.packing import resolve_packed
 from inference.remote_code import code_digest
 from inference.tasks import load_task, text_columns
@@ -51,6 +52,7 @@ def make_plan(job: JobConfig) -> Plan:
     checkpoint = open_checkpoint(job.model)
     task = load_task(task_config, checkpoint)
     resolve_packed(job.model.packed, checkpoint.model_type, "cpu", job.model.dtype)  # refused before anything is read
+    check_fp8(job.model.fp8, checkpoint.model_type, job.model.dtype)
     output = locate(job.output.path)
     shards = list_shards(job.input.path)
     good = [shard for shard in shards if shard.error is None]
@@ -98,6 +100,7 @@ def make_plan(job: JobConfig) -> Plan:
             "model.max_batch_tokens": job.model.max_batch_tokens,
             "model.deduplicate": job.model.deduplicate,
             "model.fused": job.model.fused,
+            "model.fp8": job.model.fp8,
             "model.packed": job.model.packed,
             "task.name": job.task.name,
             "task.options": job.task.options,

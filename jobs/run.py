@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
-from inference.hardware import MAX_BATCH_TOKENS, Device, resolve_dtype
+from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.packing import resolve_packed
 from jobs import manifest
 from jobs.config import JobConfig
@@ -76,6 +76,12 @@ def run_job(  # noqa: PLR0913 - all but the job have defaults or are called back
     return report
 
 
+def _choose_executor(job: JobConfig, stop: Stop) -> RayExecutor | LocalExecutor:
+    if job.run.executor == "local":
+        return LocalExecutor(stop)
+    return RayExecutor(job.run, job.task.options.get("postprocess"), stop)
+
+
 class _Run:
     """What one run has done until now."""
 
@@ -96,10 +102,9 @@ class _Run:
             ShardlabelError: the request is wrong, or the run failed.
             Stopped: it was asked to stop, and some is left.
         """
-        plan, committed, run = self._plan, self._committed, self._job.run
-        executing = RayExecutor(run, stop) if run.executor == "ray" else LocalExecutor(stop)
-        with undone_if_refused(plan, committed), executing as executor:
-            work = _prepare(plan, committed, resolve_resources(run, *executor.devices()))
+        plan, committed = self._plan, self._committed
+        with undone_if_refused(plan, committed), _choose_executor(self._job, stop) as executor:
+            work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
             self._fingerprint = work.origin.fingerprint
             _begin(plan, committed, self.index, self._fingerprint)
             with Heartbeat(plan.output, self._note(work.run_id)) as heartbeat:
@@ -154,6 +159,7 @@ def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) ->
     """Settle what the hardware decides of the model, unless the output's first run settled it."""
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
     dtype = resolve_dtype(committed.fingerprint["model.dtype"], device)
+    check_fp8(plan.model.fp8, plan.model_type, dtype)
     max_batch_tokens = committed.fingerprint["model.max_batch_tokens"] or MAX_BATCH_TOKENS[device]
     packed = resolve_packed(committed.fingerprint["model.packed"], plan.model_type, device, dtype)
     settled = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "packed": packed}

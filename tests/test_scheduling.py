@@ -133,8 +133,11 @@ def test_the_exit_statuses_are_those_of_the_code_and_the_same_everywhere() -> No
     pattern = r"^\| (\d) \| ([^|]*?)(?:, run it again)? \|"
     documented = dict(re.findall(pattern, TEXT, flags=re.MULTILINE))
     assert documented == dict(re.findall(pattern, README, flags=re.MULTILINE))
-    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
-    raised = {kind.exit_status for kind in kinds if issubclass(kind, errors.ShardlabelError)}
+    raised = {
+        each.exit_status
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.ShardlabelError)
+    }
     assert {int(status) for status in documented} == {0, *raised, cli.STOPPED_STATUS} == {0, 1, 2, 3}
     assert re.findall(r"(\d) (?:done|the job failed|the request is wrong|stopped)", cli.__doc__ or "") == [*"0123"]
 

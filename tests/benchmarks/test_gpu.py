@@ -1,29 +1,18 @@
 """The GPU benchmark on toys: it runs through without Ray, and its arithmetic is that of the published table."""
 
-import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu_rows import ROWS, flops
+
 FILE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-
-
-@pytest.fixture(scope="module")
-def gpu() -> Any:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("gpu", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -40,21 +29,32 @@ def gpu() -> Any:
         ("T5-small encoder reviews", 256, 40.9),
     ],
 )
-def test_flops_per_token_are_those_of_the_table(gpu: Any, name: str, length: int, millions: float) -> None:
-    (row,) = [row for row in gpu.ROWS if row.name == name]
-    found = gpu.flops(row, np.array([length, length]), tiny=False) / (2 * length) / 1e6
+def test_flops_per_token_are_those_of_the_table(name: str, length: int, millions: float) -> None:
+    (row,) = [row for row in ROWS if row.name == name]
+    found = flops(row, np.array([length, length]), tiny=False) / (2 * length) / 1e6
     assert found == pytest.approx(millions, rel=2e-3)
 
 
-def test_toys_run_through_without_ray_and_leave_every_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "contestants"),
+    [
+        ("DistilBERT", {"padded, model", "packed, model", "end to end", "pipeline"}),
+        ("BERT-large", {"padded, model", "packed, model", "fp8, model", "end to end"}),
+    ],
+)
+def test_toys_run_through_without_ray_and_leave_every_number(name: str, contestants: set[str], tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     script = f"import sys, runpy; sys.modules['ray'] = None; runpy.run_path({str(FILE)!r}, run_name='__main__')"
-    command = [sys.executable, "-c", script, "--device", "cpu", "--tiny", "--only", "DistilBERT", "--out", str(out)]
+    command = [sys.executable, "-c", script, "--device", "cpu", "--tiny", "--only", name, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(out.read_text())["rows"]
-    assert set(row["runs"]) == {"padded, model", "packed, model", "end to end", "pipeline"}
-    assert row["notes"]["labels as in float32"] == "100.0% of 16"
+    assert set(row["runs"]) == contestants
+    if name == "DistilBERT":
+        assert row["notes"]["labels against float32"] == "100.0% of 16 the same"
+    else:
+        note = row["notes"]["start in fp8 against float32"]
+        assert re.fullmatch(r".* where values reach .*, \d\.\de-0[1-4] of the norm", note)
     for run in row["runs"].values():
         assert len(run["seconds"]) == 3
         assert run["tokens_per_second"] > 0

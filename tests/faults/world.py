@@ -19,14 +19,14 @@ ROWS_PER_SHARD = 40
 SPLIT_ROWS = 10
 NUM_PARTS = NUM_SHARDS * ROWS_PER_SHARD // SPLIT_ROWS
 
-_HOOK = '''"""Logits as they are, slowly; it does what the file `next-fault` beside it says, once in all processes."""
+_HOOK = '''"""Logits as they are, slowly; it does what the file `next-fault` in ROOT says, once in all processes."""
 import os
 import time
 from pathlib import Path
 
 from inference.errors import JobError
 
-NEXT, TAKEN = (Path(__file__).with_name(name) for name in ("next-fault", "taken-fault"))
+NEXT, TAKEN = (Path("ROOT", name) for name in ("next-fault", "taken-fault"))
 
 
 def hook(logits):
@@ -55,7 +55,7 @@ class World:
             texts = [" ".join(WORDS[(i * 7 + k) % len(WORDS)] for k in range(1 + i % 29)) for i in ids]
             table = pa.table({"id": list(ids), "text": texts})
             pq.write_table(table, root / "in" / f"{shard:02d}.parquet", row_group_size=SPLIT_ROWS)
-        (root / "campaign_hook.py").write_text(_HOOK)
+        (root / "campaign_hook.py").write_text(_HOOK.replace("ROOT", str(root)))  # workers may have a copy of it
         content = {
             "input": {"path": "in"},
             "output": {"path": "unset"},

@@ -84,6 +84,11 @@ class Matrix:
     def __call__(self, logits):
         return logits, [logits]
 
+class Numbered:
+    fields = [pa.field("seen", pa.int64())]
+    def __call__(self, logits):
+        return logits, [np.arange(len(logits))]
+
 partial = functools.partial(temperature)
 method = Head().__call__
 number = 3
@@ -134,6 +139,12 @@ def test_a_head_sees_one_row_of_merged_logits_per_row(single_label: Path) -> Non
     for row in table.to_pylist()[:-1]:
         one, two, three = row["logits"]
         assert row["urgent"] == pytest.approx(one - 2 * two + three / 2, abs=1e-5)
+
+
+def test_a_hook_sees_every_row_also_those_whose_text_ran_once(single_label: Path) -> None:
+    assert RAGGED_TEXTS[0] == RAGGED_TEXTS[3]
+    table = label(single_label, postprocess="my_hooks:Numbered")
+    assert table["seen"].to_pylist() == [*range(len(RAGGED_TEXTS)), None]
 
 
 def test_a_hook_is_made_once(single_label: Path) -> None:

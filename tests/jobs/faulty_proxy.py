@@ -5,6 +5,7 @@ import http.client
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,9 +41,9 @@ class FaultyProxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, target: int) -> None:
-        """Listen on a free port."""
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, target: int, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        """Listen, if nothing else is said, on a free port of the loopback."""
+        super().__init__(address, _Handler)
         self.target = target
         self.decide: Callable[[Request], Fault | None] = lambda _: None
         self.requests: list[Request] = []
@@ -170,3 +171,8 @@ def faulty_proxy(target: int) -> Iterator[FaultyProxy]:
         yield proxy
         proxy.shutdown()
         thread.join()
+
+
+if __name__ == "__main__":
+    to, host, port = sys.argv[1:]
+    FaultyProxy(int(to), (host, int(port))).serve_forever()

@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
 
+SERVER_ENVIRONMENT = {"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"'}
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -40,20 +42,22 @@ class Store:
         return f"s3://{path}?scheme=http&endpoint_override=127.0.0.1:{port or self.port}"
 
 
+def server_command(root: Path, address: str) -> list[str]:
+    """What serves the directories below `root` as buckets, with `SERVER_ENVIRONMENT`."""
+    rclone = str(Path(sys.executable).with_name("rclone"))
+    # It caches listings, so what a test adds goes through it: without the cache an upload takes 50 times as long.
+    return [rclone, "serve", "s3", str(root), "--addr", address, "--config", ""]
+
+
 @contextlib.contextmanager
 def serve(root: Path) -> Iterator[Store]:
     """Serve the directories below `root` as buckets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        *(str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}"),
-        # It caches listings, so what a test adds goes through it: without the cache an upload takes 50 times as long.
-        *("--config", ""),
-    ]
-    environment = os.environ | {"RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"'}
     log = (root.parent / "rclone.log").open("wb")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    command = server_command(root, f"127.0.0.1:{port}")
+    server = subprocess.Popen(command, env=os.environ | SERVER_ENVIRONMENT, stdout=log, stderr=log)
     try:
         _wait_for(port, server)
         with faulty_proxy(port) as proxy:

@@ -87,7 +87,9 @@ def test_small_shards_become_the_parts_that_they_become_in_process(many: MakeJob
 def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_split_its_own(make_job: MakeJob) -> None:
     plan = make_plan(make_job())
     committed = read_committed(plan)
-    work = _prepare(plan, committed, Resources(min_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1))
+    work = _prepare(
+        plan, committed, Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
+    )
     splits = committed.pending
     row = pipeline._read_and_tokenize(planned([splits]), work)
     predict, seen = pipeline._Predict(work), list[list[str]]()

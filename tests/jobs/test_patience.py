@@ -85,7 +85,9 @@ def test_a_note_changes_as_long_as_its_split_is_worked_on(tmp_path: Path) -> Non
 def test_a_split_that_ray_has_done_again_and_again_was_labelled_every_time(make_job: MakeJob) -> None:
     plan = make_plan(make_job())
     committed = read_committed(plan)
-    work = _prepare(plan, committed, Resources(min_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1))
+    work = _prepare(
+        plan, committed, Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
+    )
     split = committed.pending[0]
     row = pipeline._read_and_tokenize(planned([[split]]), work)
     predict = pipeline._Predict(work)
@@ -108,7 +110,7 @@ def start(job: JobConfig, folder: Path, code: str = "pass", **environment: str) 
 
 
 def test_a_run_whose_actors_never_start_is_stopped_in_one_sentence(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_job(run={"executor": "ray", "gpus_per_actor": 1000})
+    job = make_job(run={"executor": "ray", "gpus_per_actor": 1000, "num_actors": 1})
     process = start(job, tmp_path, "patience.CHECK_SECONDS = 2")
     _, messages = process.communicate()
     assert process.returncode == 1, messages

@@ -183,6 +183,20 @@ def test_a_family_that_cannot_be_packed_is_refused_before_anything_is_written(
     assert not Path(make_job().output.path).exists()
 
 
+def test_fp8_is_part_of_what_an_output_is_and_is_refused_before_anything_is_written(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"model\.fp8: it goes with bfloat16 alone, and model\.dtype is float32 here"):
+        run(make_job(model={"dtype": "float32", "fp8": True}))
+    path = build_checkpoint(tmp_path / "t5", "t5", "sequence-classification", max_length=32)
+    with pytest.raises(ConfigError, match=r"model\.fp8: a t5 checkpoint cannot use fp8"):
+        run(make_job(model={"name": str(path), "fp8": True}))
+    assert not Path(make_job().output.path).exists()
+    run(make_job(model={"dtype": "bfloat16"}))
+    with pytest.raises(FingerprintError, match=r"model\.fp8 was False, is True"):
+        run(make_job(model={"dtype": "bfloat16", "fp8": True}))
+
+
 def test_the_size_of_micro_batches_stays_what_the_first_run_made_it(make_job: MakeJob) -> None:
     run(make_job())
     with pytest.raises(FingerprintError, match=r"model\.max_batch_tokens was 2048, is 4096"):

@@ -1,0 +1,119 @@
+"""The nodes of a cluster: what they offer, and whether each has the job's checkpoint, asked before one is loaded."""
+
+from functools import cache
+from typing import Any
+
+from inference.checkpoint import open_checkpoint, weights_digest
+from inference.config import ModelConfig
+from inference.errors import ModelError, ShardlabelError
+from jobs.resources import Node, available_cpus
+
+# A node reads its copy of the weights once for this. Whoever has not answered by then is asked by its Predictors.
+_ANSWER_SECONDS = 300.0
+
+_NUM_NAMES = 3
+
+
+def list_nodes() -> list[Node]:
+    """The living nodes of Ray that have a CPU or a GPU to give."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = []
+    for node in _living():
+        slots, gpus = node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+        if slots or gpus:
+            # A Ray that a job starts for itself counts more CPUs than there are.
+            cpus = min(int(slots), available_cpus()) if node["NodeID"] == here else int(slots)
+            nodes.append(Node(cpus=cpus, gpus=gpus, slots=slots))
+    return nodes
+
+
+def check_nodes(model: ModelConfig, weights: str) -> frozenset[str]:
+    """Compare the checkpoint of every other node with this one's: all nodes at once, one task each.
+
+    Args:
+        model: a folder, or a hub id with its commit, which says by itself what every node loads.
+        weights: the `weights_digest` of this node's.
+
+    Returns:
+        The ids of the nodes that have it; one that joins later is looked at by `check_here`.
+
+    Raises:
+        ModelError: a node lacks the folder, has something else in it, or cannot run this program.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    if model.revision is not None:
+        return frozenset()
+    others = [node for node in _living() if node["NodeID"] != here and node["Resources"].keys() & {"CPU", "GPU"}]
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    asked = {
+        look.options(scheduling_strategy=_only_on(node["NodeID"])).remote(model.model_dump_json(), weights): node
+        for node in others
+    }
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
+    known, wrong = {here}, dict[str, str]()
+    for answer in ready:
+        node = asked[answer]
+        try:
+            reason = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:  # it could not even begin
+            reason = f"cannot run shardlabel ({str(error).strip().splitlines()[-1]})"
+        except ray.exceptions.RayError:
+            continue  # the node is gone
+        if reason is None:
+            known.add(node["NodeID"])
+        else:
+            wrong[node["NodeManagerAddress"]] = reason
+    if wrong:
+        raise ModelError(_sentence(wrong))
+    return frozenset(known)
+
+
+@cache
+def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
+    """The same for the node of this worker, unless it was looked at when the run began.
+
+    Raises:
+        ModelError: as `check_nodes`.
+    """
+    import ray
+
+    context = ray.get_runtime_context()
+    if model.revision is not None or context.get_node_id() in known:
+        return
+    if reason := _look(model.model_dump_json(), weights):
+        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        raise ModelError(_sentence({address: reason}))
+
+
+def _look(model: str, weights: str) -> str | None:
+    """What is wrong with this node's copy; None is nothing."""
+    config = ModelConfig.model_validate_json(model)
+    try:
+        digest = weights_digest(open_checkpoint(config))
+    except ShardlabelError as error:
+        return str(error)
+    return None if digest == weights else f"has other files in {config.name}"
+
+
+def _sentence(wrong: dict[str, str]) -> str:
+    names = ", ".join(list(wrong)[:_NUM_NAMES]) + (" …" if len(wrong) > _NUM_NAMES else "")
+    return (
+        f"model.name: {len(wrong)} of the cluster's nodes cannot use the checkpoint: {names} "
+        f"({next(iter(wrong.values()))}); put the same folder on every node, or on a disk they share, or give a hub id"
+    )
+
+
+def _living() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _only_on(node: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -1,0 +1,1 @@
+"""cluster.yaml and the files of docs/cluster/."""
