@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -94,6 +95,17 @@ def _join(address: str, environment: dict[str, Any]) -> None:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         msg = f"{where} ({reason}); {advice}"
         raise JobError(msg) from error
+
+
+def end_execution(name: str) -> None:
+    """End what Ray Data still does for the dataset of this name.
+
+    Ray is not to be shut down under it: whoever then finds its raylet gone ends the process, without a word and with
+    status 1 (`QuickExit` in ray's raylet connection). There is no public way to the thread before the first record.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith(f"StreamingExecutor-{name}"):
+            thread.shutdown(force=True)  # type: ignore[attr-defined]
 
 
 def tell_to_stop(run_id: str) -> None:

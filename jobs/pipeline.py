@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, JobError, ShardlabelError
 from jobs import manifest, storage
 from jobs.bundles import Carried, bundle, pack, planned, unpack
-from jobs.cluster import connected, is_on_ray, is_told_to_stop, tell_to_stop
+from jobs.cluster import connected, end_execution, is_on_ray, is_told_to_stop, tell_to_stop
 from jobs.config import RunConfig
 from jobs.metrics import ActorMetrics
 from jobs.nodes import check_here, check_nodes, list_nodes
@@ -170,7 +169,7 @@ class RayExecutor:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             attempts = partial(manifest.read_attempts, work.output)
             drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
-            for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(_end_execution, work.run_id)):
+            for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(end_execution, work.run_id)):
                 found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
                 yield from (record for record in found if record.error != _NOT_BEGUN)
         except ray.exceptions.RayError as error:
@@ -180,17 +179,6 @@ class RayExecutor:
                 raise type(cause)(str(cause).partition("\n")[0]) from error
             msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
             raise JobError(msg) from error
-
-
-def _end_execution(name: str) -> None:
-    """End what Ray Data still does for the dataset of this name.
-
-    Ray is not to be shut down under it: whoever then finds its raylet gone ends the process, without a word and with
-    status 1 (`QuickExit` in ray's raylet connection). There is no public way to the thread before the first record.
-    """
-    for thread in threading.enumerate():
-        if thread.name.startswith(f"StreamingExecutor-{name}"):
-            thread.shutdown(force=True)  # type: ignore[attr-defined]
 
 
 def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:

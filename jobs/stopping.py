@@ -118,6 +118,8 @@ class Stop:
         except SystemExit as ended:
             if not self._is_listening or ended.code != signal.SIGTERM:
                 raise
+            # Ray's handler in C++ (absl's, which prints a stack too) has set an alarm that aborts in 3 s.
+            signal.alarm(0)
             self._take(signal.SIGTERM)
             raise Stopped from ended
         if self._is_listening and self._reason is None:
