@@ -164,6 +164,8 @@ def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
 @cache
 def _tokenizer(model: str, task: str) -> "inference.Tokenizer":
     """One per worker process and job."""
+    # Its task has one CPU; without this the library takes all of the node's, in each of the tasks there.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return inference.Tokenizer(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task))
 
 
