@@ -26,6 +26,12 @@ _PATIENCE = {
 
 _CONNECT_SECONDS = 5.0
 
+_ADVICE = "give HOST:PORT of its head as `ray status` on the head shows it, or see whether it is up"
+_FROM_OUTSIDE = (
+    "on a machine outside of the cluster, use "
+    "`ray job submit --address http://HEAD:8265 --working-dir . -- shardlabel run JOB.yaml`"
+)
+
 
 @contextmanager
 def connected(max_actors: int, address: str | None, hook: str | None) -> Iterator[None]:
@@ -70,30 +76,32 @@ def connected(max_actors: int, address: str | None, hook: str | None) -> Iterato
 def _join(address: str, environment: dict[str, Any]) -> None:
     import ray
 
-    where = f"run.address: no Ray cluster answers at {address}"
-    advice = "give HOST:PORT of its head as `ray status` on the head shows it, or see whether it is up"
-    if "://" in address:
-        msg = (
-            f"run.address: {address} is no HOST:PORT of a cluster's head; on a machine outside of the cluster, use "
-            "`ray job submit --address http://HEAD:8265 --working-dir . -- shardlabel run JOB.yaml`"
-        )
-        raise ConfigError(msg)
     if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
-            msg = f"run.address: {address!r} is neither HOST:PORT nor auto"
-            raise ConfigError(msg)
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-        except OSError as error:
-            msg = f"{where} ({error}); {advice}"
-            raise JobError(msg) from error
+        _knock(address)
     try:
         with _muted_stderr():  # Ray's core writes a line per attempt
             ray.init(address=address, runtime_env=environment, log_to_driver=False, configure_logging=False)
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
-        msg = f"{where} ({reason}); {advice}"
+        msg = f"run.address: no Ray cluster answers at {address} ({reason}); {_ADVICE}"
+        if "No node info found" in reason:  # ray/_private/services.py:588
+            msg = f"run.address: this machine is no node of the cluster at {address}; {_FROM_OUTSIDE}"
+        raise JobError(msg) from error
+
+
+def _knock(address: str) -> None:
+    """Refuse at once what Ray would try for half a minute."""
+    if "://" in address:
+        msg = f"run.address: {address} is no HOST:PORT of a cluster's head; {_FROM_OUTSIDE}"
+        raise ConfigError(msg)
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        msg = f"run.address: {address!r} is neither HOST:PORT nor auto"
+        raise ConfigError(msg)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        msg = f"run.address: no Ray cluster answers at {address} ({error}); {_ADVICE}"
         raise JobError(msg) from error
 
 

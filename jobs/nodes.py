@@ -54,7 +54,7 @@ def check_nodes(model: ModelConfig, weights: str) -> frozenset[str]:
         for node in others
     }
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
-    known, wrong = {here}, dict[str, str]()
+    known, wrong = {here}, list[tuple[str, str]]()
     for answer in ready:
         node = asked[answer]
         try:
@@ -66,7 +66,7 @@ def check_nodes(model: ModelConfig, weights: str) -> frozenset[str]:
         if reason is None:
             known.add(node["NodeID"])
         else:
-            wrong[node["NodeManagerAddress"]] = reason
+            wrong.append((node["NodeManagerAddress"], reason))
     if wrong:
         raise ModelError(_sentence(wrong))
     return frozenset(known)
@@ -86,7 +86,7 @@ def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
         return
     if reason := _look(model.model_dump_json(), weights):
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        raise ModelError(_sentence({address: reason}))
+        raise ModelError(_sentence([(address, reason)]))
 
 
 def _look(model: str, weights: str) -> str | None:
@@ -99,11 +99,11 @@ def _look(model: str, weights: str) -> str | None:
     return None if digest == weights else f"has other files in {config.name}"
 
 
-def _sentence(wrong: dict[str, str]) -> str:
-    names = ", ".join(list(wrong)[:_NUM_NAMES]) + (" …" if len(wrong) > _NUM_NAMES else "")
+def _sentence(wrong: list[tuple[str, str]]) -> str:
+    names = ", ".join(address for address, _ in wrong[:_NUM_NAMES]) + (" …" if len(wrong) > _NUM_NAMES else "")
     return (
         f"model.name: {len(wrong)} of the cluster's nodes cannot use the checkpoint: {names} "
-        f"({next(iter(wrong.values()))}); put the same folder on every node, or on a disk they share, or give a hub id"
+        f"({wrong[0][1]}); put the same folder on every node, or on a disk they share, or give a hub id"
     )
 
 

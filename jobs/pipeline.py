@@ -209,6 +209,8 @@ _tokenizers: dict[str, "inference.Tokenizer"] = {}
 
 def _tokenizer(work: Work) -> "inference.Tokenizer":
     """One per worker process and job."""
+    # Its task has one CPU; without this the library takes all of the node's, in each of the tasks there.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     key = work.model.model_dump_json() + work.task.model_dump_json()
     if key not in _tokenizers:
         _tokenizers[key] = work.load_tokenizer()

@@ -18,9 +18,10 @@ head, *nodes = json.loads(sys.argv[1])
 small = {"object_store_memory": 100 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={**small, **head})
 made = [cluster.head_node, *(cluster.add_node(**small, **node) for node in nodes)]
-about = {"address": cluster.address, "dashboard": cluster.head_node.webui_url, "nodes": [node.node_id for node in made]}
+about = {"address": cluster.address, "nodes": [node.node_id for node in made]}
 print(json.dumps(about), flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    cluster.add_node(**small, **json.loads(line))
 cluster.shutdown()
 """
 
@@ -30,11 +31,17 @@ class Running:
     """Where it is."""
 
     address: str
-    dashboard: str
     nodes: list[str]
     """Ids: the head's, then the others'."""
     environment: dict[str, str]
-    """For a driver or a submitter."""
+    """For a driver."""
+    process: "subprocess.Popen[str]"
+
+    def add_node(self, **settings: Any) -> None:
+        """Have one more, in a while."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(settings) + "\n")
+        self.process.stdin.flush()
 
 
 @contextmanager
@@ -54,7 +61,7 @@ def running(folder: Path, *nodes: dict[str, Any]) -> Iterator[Running]:
     with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
             line = next(line for line in process.stdout if line.startswith("{"))
-            yield Running(environment=environment, **json.loads(line))
+            yield Running(environment=environment, process=process, **json.loads(line))
         finally:
             process.stdin.close()
             process.wait(60)

@@ -19,10 +19,14 @@ from inference.errors import ModelError
 from jobs.config import JobConfig
 from jobs.nodes import check_here
 from tests.jobs.cluster import Running, running
-from tests.jobs.conftest import MakeJob, part_bytes, read_parts, run
+from tests.jobs.conftest import MakeJob, read_parts
 
-HOOK = '''"""Logits as they are, and where they were made."""
+pytestmark = pytest.mark.timeout(420)  # a cluster, and a driver of its own for each test
+
+HOOK = '''"""Logits as they are, and where they were made, once so many processes make some."""
 import os
+import time
+from pathlib import Path
 
 import pyarrow as pa
 import ray
@@ -32,6 +36,10 @@ class Where:
     fields = [pa.field("where", pa.string())]
 
     def __call__(self, logits):
+        deadline = time.monotonic() + 200
+        Path("SEEN", str(os.getpid())).touch()
+        while len(list(Path("SEEN").iterdir())) < NUM_PROCESSES and time.monotonic() < deadline:
+            time.sleep(0.1)
         names = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY")
         here = {name: os.environ.get(name) for name in names}
         here |= {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "file": __file__}
@@ -54,9 +62,9 @@ UNSHARE = ["unshare", "--mount", "sh", "-c"]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Running]:
-    """A head with nothing but the dashboard, a node for tokenization and one for Predictors."""
+    """A head that runs nothing, a node for tokenization and one for Predictors."""
     with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as folder:
-        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
+        head = {"num_cpus": 0, "include_dashboard": False}
         with running(Path(folder), head, {"num_cpus": 3}, {"num_cpus": 0, "num_gpus": 2}) as started:
             yield started
 
@@ -71,24 +79,24 @@ def drive(job: JobConfig, folder: Path, cluster: Running, *arguments: str, **env
 def execute(command: list[str], folder: Path, environment: dict[str, str]) -> Any:
     """Run it to its end."""
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where the driver is started: the hook's folder, with a file that no worker needs."""
-    (tmp_path / "driver").mkdir()
-    (tmp_path / "driver" / "where.py").write_text(HOOK)
+    for name in ("driver", "seen"):
+        (tmp_path / name).mkdir()
+    hook = HOOK.replace("SEEN", str(tmp_path / "seen"))
+    (tmp_path / "driver" / "where.py").write_text(hook.replace("NUM_PROCESSES", "3"))
     (tmp_path / "driver" / "data.bin").write_bytes(bytes(2**20 + 1))
     return tmp_path / "driver"
 
 
 def job_of(make_job: MakeJob, name: str, **settings: Any) -> JobConfig:
     task = {"options": {"postprocess": "where:Where"}}
-    return make_job(
-        name, run={"executor": "ray", "split_rows": 10, **settings}, model={"max_batch_tokens": 2048}, task=task
-    )
+    return make_job(name, run={"executor": "ray", **settings}, model={"max_batch_tokens": 2048}, task=task)
 
 
 def places(output: str) -> list[dict[str, Any]]:
@@ -100,7 +108,7 @@ def places(output: str) -> list[dict[str, Any]]:
 def test_a_run_joins_the_cluster_and_its_hook_and_endpoints_reach_the_workers(
     make_job: MakeJob, folder: Path, cluster: Running
 ) -> None:
-    job = job_of(make_job, "out", gpus_per_actor=0.5)
+    job = job_of(make_job, "out", gpus_per_actor=0.5, num_actors=3, split_rows=5)
     environment = {"HF_HUB_OFFLINE": "1", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "secret"}
     result = drive(job, folder, cluster, "--address", cluster.address, "--json", **environment)
     assert result.returncode == 0, result.stderr
@@ -114,23 +122,8 @@ def test_a_run_joins_the_cluster_and_its_hook_and_endpoints_reach_the_workers(
         assert (place["HF_HUB_OFFLINE"], place["AWS_ENDPOINT_URL"]) == ("1", "http://127.0.0.1:1")
         assert place["AWS_SECRET_ACCESS_KEY"] is None
         assert place["node"] == cluster.nodes[2]
-        assert place["CUDA_VISIBLE_DEVICES"] in {"0", "1"}
-    # four Predictors on two GPUs, each with one of them; not every one need have got a split
-    assert len(found) > 1
-    for device in "01":
-        assert len([place for place in found if place["CUDA_VISIBLE_DEVICES"] == device]) <= 2
-
-
-def test_a_submitted_job_labels_as_one_process_does(make_job: MakeJob, folder: Path, cluster: Running) -> None:
-    job = make_job("out", run={"executor": "ray", "split_rows": 10, "num_actors": {"min": 1, "max": 2}})
-    (folder / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
-    ray_command = str(Path(sys.executable).with_name("ray"))
-    submit = [ray_command, "job", "submit", "--address", f"http://{cluster.dashboard}", "--working-dir", "."]
-    entrypoint = ["--", sys.executable, "-m", "jobs", "run", "job.yaml", "run.gpus_per_actor=0"]
-    result = execute([*submit, *entrypoint], folder, cluster.environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    run(make_job("local", run={"split_rows": 10}))
-    assert part_bytes(job.output.path) == part_bytes(str(Path(job.output.path).with_name("local")))
+    # three Predictors on two GPUs, all of them at work at once
+    assert sorted(place["CUDA_VISIBLE_DEVICES"] for place in found) in (["0", "0", "1"], ["0", "1", "1"])
 
 
 def test_a_checkpoint_that_only_the_driver_has_is_an_early_error_that_names_the_nodes(
@@ -164,8 +157,32 @@ def test_a_node_that_joins_later_is_looked_at_by_its_workers(single_label: Path)
     here = ray.get_runtime_context().get_node_id()
     look: Any = ray.remote(num_cpus=0)(check_here.__wrapped__)
     ray.get(look.remote(model, "another", frozenset([here])))
-    with pytest.raises(ModelError, match=r"^model.name: 1 of the cluster's nodes cannot .* has other files in"):
+    with pytest.raises(ModelError) as raised:
         ray.get(look.remote(model, "another", frozenset()))
+    error: Any = raised.value
+    assert str(error.cause).startswith("model.name: 1 of the cluster's nodes cannot use the checkpoint: ")
+    assert f"has other files in {single_label}" in str(error.cause)
+
+
+def test_a_run_on_a_cluster_without_a_worker_waits_for_the_first(make_job: MakeJob, folder: Path) -> None:
+    job = make_job("out", run={"executor": "ray", "gpus_per_actor": 1, "num_actors": {"min": 1, "max": 2}})
+    (folder / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    with (
+        tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as root,
+        running(Path(root), {"num_cpus": 0, "include_dashboard": False}) as empty,
+    ):
+        refused = drive(job, folder, empty, "--address", empty.address, "run.num_actors=auto")
+        assert refused.returncode == 2, refused.stderr
+        assert "run.num_actors: auto is what fits on the nodes of the moment" in refused.stderr
+        command = [sys.executable, "-m", "jobs", "run", "job.yaml", "--address", empty.address]
+        with subprocess.Popen(command, cwd=folder, env=empty.environment, stderr=subprocess.PIPE, text=True) as driver:
+            while not (Path(job.output.path) / "_shardlabel" / "manifest.json").exists():
+                assert driver.poll() is None
+                time.sleep(0.1)
+            empty.add_node(num_cpus=2, num_gpus=2)
+            _, messages = driver.communicate(timeout=300)
+    assert driver.returncode == 0, messages
+    assert len(read_parts(job.output.path)) == 45
 
 
 @pytest.mark.parametrize("kind", ["closed", "silent"])
@@ -185,6 +202,19 @@ def test_a_cluster_that_does_not_answer_is_one_sentence_within_seconds(
     assert message.startswith(f"shardlabel: run.address: no Ray cluster answers at {address} (")
     assert seconds < 90  # two minutes and more, where Ray is left to itself
     assert not Path(job.output.path).exists()
+
+
+def test_a_machine_that_is_no_node_is_told_so(make_job: MakeJob, folder: Path, cluster: Running) -> None:
+    job = make_job(run={"executor": "ray"})
+    (folder / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    alone = [UNSHARE[0], "--pid", "--fork", "--mount-proc"]  # Ray looks for its node among the processes
+    if execute([*alone, "true"], folder, cluster.environment).returncode:
+        pytest.skip("no process namespace may be made here, so that the driver cannot be on another machine")
+    command = [*alone, sys.executable, "-m", "jobs", "run", "job.yaml", "--address", cluster.address]
+    result = execute(command, folder, cluster.environment | {"RAY_gcs_server_request_timeout_seconds": "5"})
+    assert result.returncode == 1, result.stderr
+    expected = f"shardlabel: run.address: this machine is no node of the cluster at {cluster.address}; on a machine"
+    assert result.stderr.splitlines()[-1].startswith(expected), result.stderr
 
 
 @pytest.mark.parametrize(
