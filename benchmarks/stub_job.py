@@ -19,8 +19,8 @@ from benchmarks.process import descendants, resident_mb
 from benchmarks.workloads import ROOT
 from jobs import bundles, run
 from jobs.config import JobConfig
-from jobs.pipeline import Work
 from jobs.plan import make_plan
+from jobs.stages import Work
 
 _DAEMONS = {"gcs_server", "raylet"}
 _VALUES: dict[pa.DataType, Any] = {pa.string(): "constant", pa.float32(): 0.5, pa.bool_(): False}

@@ -7,63 +7,26 @@ in-process twin calls the same four functions.
 import dataclasses
 import json
 import logging
-import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, Self, TypeVar
-
-import pyarrow as pa
+from typing import Any, Self
 
 import inference
-from inference.config import ModelConfig, TaskConfig
-from inference.errors import DeviceError, InputError, JobError, ShardlabelError
-from jobs import manifest, storage
-from jobs.bundles import Carried, bundle, pack, planned, unpack
-from jobs.cluster import connected, end_execution, is_on_ray, is_told_to_stop, tell_to_stop
+from inference.errors import InputError, JobError, ShardlabelError
+from jobs import manifest
+from jobs.bundles import bundle, planned
+from jobs.cluster import connected, end_execution, tell_to_stop
 from jobs.config import RunConfig
-from jobs.metrics import ActorMetrics
-from jobs.nodes import check_here, check_nodes, list_nodes
-from jobs.parts import Origin, PartRecord, write_part
-from jobs.patience import beating, wait_patiently
+from jobs.nodes import check_nodes, list_nodes
+from jobs.parts import PartRecord
+from jobs.patience import wait_patiently
 from jobs.reading import read_split
-from jobs.resources import Node, Resources, available_cpus, resolve_resources
+from jobs.resources import Node, available_cpus, resolve_resources
 from jobs.shards import Split
+from jobs.stages import NOT_BEGUN, Predict, Work, read_and_tokenize, write, write_split
 from jobs.stopping import Drain, Stop, as_done
-from jobs.storage import Location
-
-Result = TypeVar("Result")
-
-# Of one bundle, at once: each waits for a request to a store, or for a disk to sync.
-_IO_THREADS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What the stages need to know of the job."""
-
-    model: ModelConfig
-    task: TaskConfig
-    resources: Resources
-    read_schema: pa.Schema
-    output_schema: pa.Schema
-    output: Location
-    origin: Origin
-    known_nodes: frozenset[str] = frozenset()
-    """Nodes of Ray whose copy of the checkpoint was compared when the run began."""
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Of this run alone."""
-
-    def load_tokenizer(self) -> "inference.Tokenizer":
-        """What turns the rows of a split into token ids."""
-        return inference.Tokenizer(self.model, self.task)
-
-    def load_predictor(self) -> "inference.Predictor":
-        """The weights, on the device of this process."""
-        return inference.Predictor(self.model, self.task, num_threads=self.resources.threads_per_actor)
 
 
 class LocalExecutor:
@@ -94,7 +57,7 @@ class LocalExecutor:
                 table = read_split(split, work.read_schema)
             except InputError as error:
                 return PartRecord(part=split.part, error=str(error))
-            return _write_part(split, predictor(tokenizer(table)), work)
+            return write_split(split, predictor(tokenizer(table)), work)
 
         pool = ThreadPoolExecutor(work.resources.max_actors)
         try:
@@ -152,17 +115,17 @@ class RayExecutor:
         records = (
             ray.data.from_arrow(rows)
             .repartition(target_num_rows_per_block=1)
-            .map_batches(partial(_read_and_tokenize, work=work), num_cpus=1, **one_bundle)
+            .map_batches(partial(read_and_tokenize, work=work), num_cpus=1, **one_bundle)
             # On a CPU, Ray runs this stage inside the next one's actor, since both ask for one CPU: no tokens travel.
             .map_batches(
-                _Predict,
+                Predict,
                 fn_constructor_kwargs={"work": work},
                 compute=pool,
                 num_cpus=0 if resources.gpus_per_actor else 1,
                 num_gpus=resources.gpus_per_actor or None,
                 **one_bundle,
             )
-            .map_batches(partial(_write, work=work), num_cpus=1, **one_bundle)
+            .map_batches(partial(write, work=work), num_cpus=1, **one_bundle)
         )
         records.set_name(work.run_id)
         try:
@@ -171,7 +134,7 @@ class RayExecutor:
             drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
             for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(end_execution, work.run_id)):
                 found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
-                yield from (record for record in found if record.error != _NOT_BEGUN)
+                yield from (record for record in found if record.error != NOT_BEGUN)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):
@@ -179,115 +142,3 @@ class RayExecutor:
                 raise type(cause)(str(cause).partition("\n")[0]) from error
             msg = f"the run failed in Ray: {cause or error}; the parts written until now stay, run again to finish"
             raise JobError(msg) from error
-
-
-def _read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
-    def read(item: Carried) -> Carried:
-        try:
-            return Carried(item.split, read_split(item.split, work.read_schema))
-        except InputError as error:
-            return Carried(item.split, error=str(error))
-
-    check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
-    tokenizer = _tokenizer(work)
-    return pack(
-        Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
-        for item in _at_once(read, unpack(row))
-    )
-
-
-def _at_once(function: Callable[[Carried], Result], carried: Sequence[Carried]) -> list[Result]:
-    """Small files wait for the disk or the store, not for the CPU; a large one is alone."""
-    if len(carried) == 1:
-        return [function(carried[0])]
-    with ThreadPoolExecutor(_IO_THREADS) as pool:
-        return list(pool.map(function, carried))
-
-
-_tokenizers: dict[str, "inference.Tokenizer"] = {}
-
-
-def _tokenizer(work: Work) -> "inference.Tokenizer":
-    """One per worker process and job."""
-    # Its task has one CPU; without this the library takes all of the node's, in each of the tasks there.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    key = work.model.model_dump_json() + work.task.model_dump_json()
-    if key not in _tokenizers:
-        _tokenizers[key] = work.load_tokenizer()
-    return _tokenizers[key]
-
-
-# A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
-_MAX_ATTEMPTS = 3
-
-_NOT_BEGUN = "not begun, since the run is to stop"
-
-
-class _Predict:
-    """The actor: one Predictor for its life."""
-
-    def __init__(self, work: Work) -> None:
-        self._output, self._run_id = work.output, work.run_id
-        self._error: ShardlabelError | None = None
-        try:
-            check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
-            self._predictor = work.load_predictor()
-            self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
-        except ShardlabelError as error:
-            self._error = error  # raised by the first call: Ray keeps only the text of what a constructor raises
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        if self._error is not None:
-            raise self._error
-        carried = unpack(row)
-        if is_told_to_stop(self._run_id):
-            return pack([Carried(item.split, error=_NOT_BEGUN) for item in carried])
-        # A bundle has one note for all its splits, until its process has died once: then each has its own.
-        name = f"{carried[0].split.part}+{len(carried) - 1}"
-        note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
-        if note is None:
-            return pack([self._predict_noted(item) for item in carried])
-        with self._under(note):
-            return pack([self._predict(item) for item in carried])
-
-    def _predict_noted(self, item: Carried) -> Carried:
-        if item.rows is None:
-            return item
-        note = manifest.note_attempt(self._output, item.split.part, _MAX_ATTEMPTS)
-        if note is None:
-            return Carried(item.split, error=f"its process died {_MAX_ATTEMPTS} times while it was labelled")
-        with self._under(note):
-            return self._predict(item)
-
-    def _predict(self, item: Carried) -> Carried:
-        if item.rows is None:
-            return item
-        before = self._predictor.stats
-        labelled = self._predictor(item.rows)
-        if self._metrics is not None:
-            self._metrics.add(labelled, self._predictor.stats.since(before))
-        return Carried(item.split, labelled)
-
-    @contextmanager
-    def _under(self, note: Location) -> Iterator[None]:
-        try:
-            with beating(note):
-                yield
-        except DeviceError as lost:
-            logging.getLogger(__name__).warning("%s: %s", note, lost)
-            os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
-        # From here on it is the next split's doing if the process dies, even if Ray has to have this one done again.
-        storage.delete(note)
-
-
-def _write(row: pa.Table, work: Work) -> pa.Table:
-    def write(item: Carried) -> PartRecord:
-        if item.rows is None:
-            return PartRecord(part=item.split.part, error=item.error)
-        return _write_part(item.split, item.rows, work)
-
-    return pa.table({"record": [json.dumps(dataclasses.asdict(record)) for record in _at_once(write, unpack(row))]})
-
-
-def _write_part(split: Split, table: pa.Table, work: Work) -> PartRecord:
-    return write_part(work.output, split, table, work.output_schema, work.origin)

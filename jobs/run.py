@@ -15,11 +15,12 @@ from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
 from jobs.parts import Origin, PartRecord
-from jobs.pipeline import LocalExecutor, RayExecutor, Work
+from jobs.pipeline import LocalExecutor, RayExecutor
 from jobs.plan import Plan, make_plan
 from jobs.provenance import provenance
 from jobs.report import RunReport, summarise
 from jobs.resources import Resources, resolve_resources
+from jobs.stages import Work
 from jobs.stopping import Stop, Stopped
 from jobs.undo import undone_if_refused
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import pipeline
+from jobs import stages
 from jobs.bundles import MAX_SPLITS, Carried, bundle, pack, planned, unpack
 from jobs.manifest import note_attempt, read_attempts, read_committed
 from jobs.plan import make_plan
@@ -91,8 +91,8 @@ def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_sp
         plan, committed, Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
     )
     splits = committed.pending
-    row = pipeline._read_and_tokenize(planned([splits]), work)
-    predict, seen = pipeline._Predict(work), list[list[str]]()
+    row = stages.read_and_tokenize(planned([splits]), work)
+    predict, seen = stages.Predict(work), list[list[str]]()
     label = predict._predictor
 
     class Watched:
@@ -106,8 +106,8 @@ def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_sp
     assert seen == [[together]] * 3
     assert read_attempts(plan.output) == {}
     assert note_attempt(plan.output, f"{splits[0].part}+2", 1)  # as when its process was killed
-    for _ in range(pipeline._MAX_ATTEMPTS):
-        assert note_attempt(plan.output, splits[1].part, pipeline._MAX_ATTEMPTS)
+    for _ in range(stages._MAX_ATTEMPTS):
+        assert note_attempt(plan.output, splits[1].part, stages._MAX_ATTEMPTS)
     seen.clear()
     arrived = unpack(predict(row))
     assert [item.error for item in arrived] == [None, "its process died 3 times while it was labelled", None]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inference.errors import InputError, JobError
-from jobs import patience, pipeline
+from jobs import patience, stages
 from jobs.bundles import planned, unpack
 from jobs.config import JobConfig
 from jobs.manifest import note_attempt, read_attempts, read_committed
@@ -89,15 +89,15 @@ def test_a_split_that_ray_has_done_again_and_again_was_labelled_every_time(make_
         plan, committed, Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
     )
     split = committed.pending[0]
-    row = pipeline._read_and_tokenize(planned([[split]]), work)
-    predict = pipeline._Predict(work)
+    row = stages.read_and_tokenize(planned([[split]]), work)
+    predict = stages.Predict(work)
     for _ in range(
-        pipeline._MAX_ATTEMPTS + 1
+        stages._MAX_ATTEMPTS + 1
     ):  # as when the next split kills the process, before this one's rows left it
         assert [item.error for item in unpack(predict(row))] == [None]
     assert read_attempts(plan.output) == {}
-    for _ in range(pipeline._MAX_ATTEMPTS):  # as when it kills the process itself
-        assert note_attempt(plan.output, split.part, pipeline._MAX_ATTEMPTS)
+    for _ in range(stages._MAX_ATTEMPTS):  # as when it kills the process itself
+        assert note_attempt(plan.output, split.part, stages._MAX_ATTEMPTS)
     assert [item.error for item in unpack(predict(row))] == ["its process died 3 times while it was labelled"]
 
 

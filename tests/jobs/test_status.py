@@ -90,9 +90,9 @@ def test_the_command_prints_it_for_people_and_for_machines(make_job: MakeJob) ->
 
 SLOW = (
     "import pathlib, time; from jobs import cli, heartbeat, pipeline; heartbeat.BEAT_SECONDS = 0.2; "
-    "write = pipeline._write_part; go = pathlib.Path({go!r}); "
+    "write = pipeline.write_split; go = pathlib.Path({go!r}); "
     "wait = lambda: [time.sleep(0.05) for _ in iter(go.exists, True)]; "
-    "pipeline._write_part = lambda split, *how: [split.part == 'a.parquet' or wait(), write(split, *how)][1]; "
+    "pipeline.write_split = lambda split, *how: [split.part == 'a.parquet' or wait(), write(split, *how)][1]; "
     "cli.main()"
 )
 """A run that waits, when its first part is written, until a file is there."""

@@ -176,7 +176,7 @@ _KEEP = "cli.Stop.__init__ = lambda self, seconds: [init(self, seconds), stops.a
 def test_a_split_that_takes_longer_than_the_grace_is_given_up(job_file: Path, tmp_path: Path) -> None:
     code = (
         "from jobs import stopping; stopping.GRACE_SECONDS = 0.5; "
-        "pipeline._write_part = lambda *how: [open('begun', 'w').close(), time.sleep(300)]"
+        "pipeline.write_split = lambda *how: [open('begun', 'w').close(), time.sleep(300)]"
     )
     process = start(job_file, tmp_path / "out", "run.executor=local", code=f"os.chdir({str(tmp_path)!r}); {code}")
     while not (tmp_path / "begun").exists() and process.poll() is None:
@@ -187,7 +187,7 @@ def test_a_split_that_takes_longer_than_the_grace_is_given_up(job_file: Path, tm
 
 
 def test_a_second_signal_ends_a_run_at_once(job_file: Path, tmp_path: Path) -> None:
-    code = "pipeline._write_part = lambda *how: [open('begun', 'w').close(), time.sleep(300)]"
+    code = "pipeline.write_split = lambda *how: [open('begun', 'w').close(), time.sleep(300)]"
     process = start(job_file, tmp_path / "out", "run.executor=local", code=f"os.chdir({str(tmp_path)!r}); {code}")
     while not (tmp_path / "begun").exists() and process.poll() is None:
         time.sleep(0.01)

@@ -1,0 +1,181 @@
+"""What happens to a split on its way: `read_and_tokenize` -> `Predict` -> `write`; a bundle of splits in, a bundle out.
+
+Ray calls these in its workers (`jobs/pipeline.py` puts them in their order); none of them needs a Ray to run.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pyarrow as pa
+
+import inference
+from inference.config import ModelConfig, TaskConfig
+from inference.errors import DeviceError, InputError, ShardlabelError
+from jobs import manifest, storage
+from jobs.bundles import Carried, pack, unpack
+from jobs.cluster import is_on_ray, is_told_to_stop
+from jobs.metrics import ActorMetrics
+from jobs.nodes import check_here
+from jobs.parts import Origin, PartRecord, write_part
+from jobs.patience import beating
+from jobs.reading import read_split
+from jobs.resources import Resources
+from jobs.shards import Split
+from jobs.storage import Location
+
+Result = TypeVar("Result")
+
+# Of one bundle, at once: each waits for a request to a store, or for a disk to sync.
+_IO_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the stages need to know of the job."""
+
+    model: ModelConfig
+    task: TaskConfig
+    resources: Resources
+    read_schema: pa.Schema
+    output_schema: pa.Schema
+    output: Location
+    origin: Origin
+    known_nodes: frozenset[str] = frozenset()
+    """Nodes of Ray whose copy of the checkpoint was compared when the run began."""
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of this run alone."""
+
+    def load_tokenizer(self) -> "inference.Tokenizer":
+        """What turns the rows of a split into token ids."""
+        return inference.Tokenizer(self.model, self.task)
+
+    def load_predictor(self) -> "inference.Predictor":
+        """The weights, on the device of this process."""
+        return inference.Predictor(self.model, self.task, num_threads=self.resources.threads_per_actor)
+
+
+def read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
+    """The splits of a bundle with their rows as the model takes them; a split that cannot be read says why."""
+
+    def read(item: Carried) -> Carried:
+        try:
+            return Carried(item.split, read_split(item.split, work.read_schema))
+        except InputError as error:
+            return Carried(item.split, error=str(error))
+
+    check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
+    tokenizer = _tokenizer(work)
+    return pack(
+        Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
+        for item in _at_once(read, unpack(row))
+    )
+
+
+def _at_once(function: Callable[[Carried], Result], carried: Sequence[Carried]) -> list[Result]:
+    """Small files wait for the disk or the store, not for the CPU; a large one is alone."""
+    if len(carried) == 1:
+        return [function(carried[0])]
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        return list(pool.map(function, carried))
+
+
+_tokenizers: dict[str, "inference.Tokenizer"] = {}
+
+
+def _tokenizer(work: Work) -> "inference.Tokenizer":
+    """One per worker process and job."""
+    # Its task has one CPU; without this the library takes all of the node's, in each of the tasks there.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    key = work.model.model_dump_json() + work.task.model_dump_json()
+    if key not in _tokenizers:
+        _tokenizers[key] = work.load_tokenizer()
+    return _tokenizers[key]
+
+
+# A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
+_MAX_ATTEMPTS = 3
+
+NOT_BEGUN = "not begun, since the run is to stop"
+
+
+class Predict:
+    """The actor: one Predictor for its life."""
+
+    def __init__(self, work: Work) -> None:
+        """Load the weights."""
+        self._output, self._run_id = work.output, work.run_id
+        self._error: ShardlabelError | None = None
+        try:
+            check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
+            self._predictor = work.load_predictor()
+            self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
+        except ShardlabelError as error:
+            self._error = error  # raised by the first call: Ray keeps only the text of what a constructor raises
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """Label the splits of a bundle; one that has killed its process too often says so instead."""
+        if self._error is not None:
+            raise self._error
+        carried = unpack(row)
+        if is_told_to_stop(self._run_id):
+            return pack([Carried(item.split, error=NOT_BEGUN) for item in carried])
+        # A bundle has one note for all its splits, until its process has died once: then each has its own.
+        name = f"{carried[0].split.part}+{len(carried) - 1}"
+        note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
+        if note is None:
+            return pack([self._predict_noted(item) for item in carried])
+        with self._under(note):
+            return pack([self._predict(item) for item in carried])
+
+    def _predict_noted(self, item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        note = manifest.note_attempt(self._output, item.split.part, _MAX_ATTEMPTS)
+        if note is None:
+            return Carried(item.split, error=f"its process died {_MAX_ATTEMPTS} times while it was labelled")
+        with self._under(note):
+            return self._predict(item)
+
+    def _predict(self, item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        before = self._predictor.stats
+        labelled = self._predictor(item.rows)
+        if self._metrics is not None:
+            self._metrics.add(labelled, self._predictor.stats.since(before))
+        return Carried(item.split, labelled)
+
+    @contextmanager
+    def _under(self, note: Location) -> Iterator[None]:
+        try:
+            with beating(note):
+                yield
+        except DeviceError as lost:
+            logging.getLogger(__name__).warning("%s: %s", note, lost)
+            os._exit(1)  # anything else leaves Ray with an actor that fails whatever it is given
+        # From here on it is the next split's doing if the process dies, even if Ray has to have this one done again.
+        storage.delete(note)
+
+
+def write(row: pa.Table, work: Work) -> pa.Table:
+    """A part for each split of a bundle; their records are what is left."""
+
+    def part_of(item: Carried) -> PartRecord:
+        if item.rows is None:
+            return PartRecord(part=item.split.part, error=item.error)
+        return write_split(item.split, item.rows, work)
+
+    return pa.table({"record": [json.dumps(dataclasses.asdict(record)) for record in _at_once(part_of, unpack(row))]})
+
+
+def write_split(split: Split, table: pa.Table, work: Work) -> PartRecord:
+    """A split's part."""
+    return write_part(work.output, split, table, work.output_schema, work.origin)
