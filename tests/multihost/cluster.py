@@ -64,9 +64,7 @@ class Cluster:
             self._equip(host)
         self._start_store()
         self._write_job(self.client.folder / "job")
-        # Without Ray's client (port 0), which ends the head where that takes long to start, and which nobody uses here.
-        serving = ["--head", "--port=6379", "--ray-client-server-port=0"]
-        serving += [f"--dashboard-host={self.head.address}", "--dashboard-port=8265"]
+        serving = ["--head", "--port=6379", f"--dashboard-host={self.head.address}", "--dashboard-port=8265"]
         self._start_ray(self.head, 0, serving)
         self.wait_for(self.head)
 
