@@ -128,7 +128,7 @@ class Predict:
         if is_told_to_stop(self._run_id):
             return pack([Carried(item.split, error=NOT_BEGUN) for item in carried])
         # A bundle has one note for all its splits, until its process has died once: then each has its own.
-        name = f"{carried[0].split.part}+{len(carried) - 1}"
+        name = f"{carried[0].split.part}.and{len(carried) - 1}"
         note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
         if note is None:
             return pack([self._predict_noted(item) for item in carried])

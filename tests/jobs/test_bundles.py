@@ -102,10 +102,10 @@ def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_sp
 
     predict._predictor = Watched()  # type: ignore[assignment]
     expected = [item.rows for item in unpack(predict(row))]
-    together = f"{splits[0].part}+2.0"
+    together = f"{splits[0].part}.and2.0"
     assert seen == [[together]] * 3
     assert read_attempts(plan.output) == {}
-    assert note_attempt(plan.output, f"{splits[0].part}+2", 1)  # as when its process was killed
+    assert note_attempt(plan.output, f"{splits[0].part}.and2", 1)  # as when its process was killed
     for _ in range(stages._MAX_ATTEMPTS):
         assert note_attempt(plan.output, splits[1].part, stages._MAX_ATTEMPTS)
     seen.clear()
