@@ -37,7 +37,7 @@ sys.stdin.read()
 
 
 def scrape(port: int) -> dict[str, float]:
-    """Our metrics, each summed over its tags but `le`."""
+    """Our metrics, each summed over its tags but `le`; the gauge is gone soon after its Predictor ended."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     found: dict[str, float] = {}
@@ -83,7 +83,6 @@ def test_the_endpoint_of_a_node_counts_what_the_report_counts(make_job: MakeJob,
     assert {name: found.get(name) for name in expected} == expected
     assert report["num_failed"] == 5
     assert found["shardlabel_micro_batches_total"] >= report["num_splits"]
-    assert 0 < found["shardlabel_padding_ratio"] < 2  # of two actors
 
 
 def test_a_predictor_counts_its_micro_batches_tokens_and_padding(single_label: Path) -> None:
