@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from benchmarks.process import descendants, resident_mb
 from benchmarks.workloads import ROOT
+from inference.stats import Stats
 from jobs import bundles, run
 from jobs.config import JobConfig
 from jobs.plan import make_plan
@@ -31,6 +32,11 @@ class StubPredictor:
     """The same answer for every row."""
 
     schema: pa.Schema
+
+    @property
+    def stats(self) -> Stats:
+        """Nothing was computed."""
+        return Stats()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Add what the schema has more."""

@@ -96,6 +96,8 @@ def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_sp
     label = predict._predictor
 
     class Watched:
+        stats = label.stats
+
         def __call__(self, table: pa.Table) -> pa.Table:
             seen.append(list(read_attempts(plan.output)))
             return label(table)
