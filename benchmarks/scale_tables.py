@@ -1,4 +1,4 @@
-"""build/scale.json -> the tables of docs/scale.md, each between two comments that name it."""
+"""build/bench/scale.json -> the tables of docs/scale.md, each between two comments that name it."""
 
 import json
 import re
