@@ -62,6 +62,8 @@ def connected(max_actors: int, address: str | None, hook: str | None) -> Iterato
     # log_to_driver off; whoever parses our report would find it in front.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+        # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:  # a signal may end the start halfway
             if address:
                 with runtime_env(hook) as environment:
@@ -148,10 +150,8 @@ def _start_local_ray(max_actors: int) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # ray.init would wait for ever for a worker that is started in advance and dies before it is ready (ray#40131).
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    # Ray Data's actor pools always print an error-like line about their own arguments (ray#53727) ...
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _muted_stderr():  # ... and Ray's core prints a line about that variable.
+        with _muted_stderr():  # Ray's core prints a line about its log level
             ray.init(
                 address="local",
                 # Logical: Predictors that held every CPU would leave none for the tasks that feed them (ray#44687).
