@@ -141,7 +141,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         counts["done"] += 1
         if not counts["first"]:
             # A bundle's records come at once: those that are counted below come after it.
-            counts["first"] = min(counts["pending"], bundles.MAX_SPLITS)
+            counts["first"] = bundles.size_of_bundles(counts["pending"], settings.get("num_actors", 1))
             watch.lap("until_first")
         if counts["done"] == counts["pending"]:
             watch.lap("run")

@@ -137,6 +137,10 @@ class Model:
             tokenizer=self.tokenizer,
         )
 
+    def num_slots(self, lengths: NDArray[np.int64]) -> int:
+        """Tokens that a micro-batch of sequences of these lengths has when it is padded, or packed and filled up."""
+        return self._pack.num_slots(int(lengths.sum())) if self.is_packed else len(lengths) * int(lengths.max())
+
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         # From pinned memory the copy takes its turn behind the kernels that run, and the host goes on.
@@ -205,7 +209,10 @@ class Model:
 
 def _difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """The largest norm of a difference, over the norm."""
-    return max(float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True))
+    # Unlike Python's, this maximum is NaN where one of them is.
+    return float(
+        np.max([float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True)])
+    )
 
 
 def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:

@@ -92,11 +92,15 @@ class Packing:
         self._pad_token_id = pad_token_id
         self._step = 1 if budget is None else max(budget // _SIZES, 1)
 
+    def num_slots(self, num_tokens: int) -> int:
+        """Tokens of a micro-batch that has so many before it is filled up."""
+        return num_tokens + -num_tokens % self._step
+
     def __call__(self, sequences: Sequences, indices: NDArray[np.int64]) -> Packed:
         """Join the chosen sequences, in their order."""
         starts, lengths = sequences.offsets[indices], sequences.lengths[indices]
         num_tokens, longest = int(lengths.sum()), int(lengths.max(initial=1))
-        filling = _pieces(-num_tokens % self._step, longest)
+        filling = _pieces(self.num_slots(num_tokens) - num_tokens, longest)
         all_lengths = np.concatenate([lengths, filling])
         bounds = np.concatenate([[0], np.cumsum(all_lengths)])
         counted = np.arange(bounds[-1]) - np.repeat(bounds[:-1], all_lengths)

@@ -129,20 +129,17 @@ class Predictor:
         launched: list[Arrived] = []
         slots, num_tokens, num_halvings, started = list[int](), 0, 0, time.perf_counter()
 
-        def num_slots(indices: NDArray[np.int64]) -> int:
-            lengths = sequences.lengths[indices]
-            return int(lengths.sum()) if is_packed else len(indices) * int(lengths.max())
-
         def forward(indices: NDArray[np.int64]) -> None:
             nonlocal num_tokens
             launched.append((indices, self._model.forward(sequences, indices)))
-            slots.append(num_slots(indices))
+            slots.append(self._model.num_slots(sequences.lengths[indices]))
             num_tokens += int(sequences.lengths[indices].sum())
 
         def halve_budget(indices: NDArray[np.int64]) -> None:
             nonlocal num_halvings
             num_halvings += 1
-            self._max_batch_tokens = max(min(self._max_batch_tokens, num_slots(indices)) // 2, 1)
+            num_slots = self._model.num_slots(sequences.lengths[indices])
+            self._max_batch_tokens = max(min(self._max_batch_tokens, num_slots) // 2, 1)
             self._model.release_memory()
             logger.warning("out of memory: micro-batches have %d tokens from now on", self._max_batch_tokens)
 

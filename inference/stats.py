@@ -11,7 +11,7 @@ class Stats:
     num_tokens: int = 0
     """Of the sequences, without padding."""
     num_slots: int = 0
-    """Tokens with padding: what was computed."""
+    """Tokens with padding, and those that fill a packed micro-batch up: what was computed."""
     forward_seconds: float = 0.0
     """From the first launch of a table to its last output, so that nothing has to wait for a device to be measured."""
     num_halvings: int = 0

@@ -6,6 +6,7 @@ the unit of everything else: of micro-batches, of a part, of failure and of resu
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ class Carried:
     error: str | None = None
 
 
+def size_of_bundles(num_splits: int, num_actors: int) -> int:
+    """Splits of a bundle at most."""
+    return min(MAX_SPLITS, max(1, num_splits // (_MIN_BUNDLES_PER_ACTOR * num_actors)))
+
+
 def bundle(splits: Sequence[Split], max_rows: int, num_actors: int) -> list[list[Split]]:
     """Put neighbours together, in their order.
 
@@ -43,7 +49,7 @@ def bundle(splits: Sequence[Split], max_rows: int, num_actors: int) -> list[list
         max_rows: of a bundle; a split that has more is one alone.
         num_actors: that will share the bundles.
     """
-    max_splits = min(MAX_SPLITS, max(1, len(splits) // (_MIN_BUNDLES_PER_ACTOR * num_actors)))
+    max_splits = size_of_bundles(len(splits), num_actors)
     bundles: list[list[Split]] = []
     num_rows = num_bytes = 0
     for split in splits:
@@ -53,6 +59,18 @@ def bundle(splits: Sequence[Split], max_rows: int, num_actors: int) -> list[list
             num_rows, num_bytes = split.num_rows, split.size
         bundles[-1].append(split)
     return bundles
+
+
+def note_name(carried: Sequence[Carried]) -> str:
+    """What the note of an attempt at a bundle is called; at one split alone: as its part."""
+    part, others = carried[0].split.part, len(carried) - 1
+    return f"{part}.and{others}" if others else part
+
+
+def count_splits(note: str) -> int:
+    """How many splits an attempt is at, from its note's name with the number of the attempt behind."""
+    others = re.search(r"\.and(\d+)\.\d+$", note)
+    return 1 + int(others[1]) if others else 1
 
 
 def planned(bundles: Iterable[Sequence[Split]]) -> pa.Table:

@@ -81,8 +81,7 @@ def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
     """
     import ray
 
-    context = ray.get_runtime_context()
-    if model.revision is not None or context.get_node_id() in known:
+    if model.revision is not None or not ray.is_initialized() or ray.get_runtime_context().get_node_id() in known:
         return
     if reason := _look(model.model_dump_json(), weights):
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]

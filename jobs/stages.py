@@ -6,7 +6,9 @@ Ray calls these in its workers (`jobs/pipeline.py` puts them in their order); no
 import dataclasses
 import json
 import logging
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import inference
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import DeviceError, InputError, ShardlabelError
 from jobs import manifest, storage
-from jobs.bundles import Carried, pack, unpack
+from jobs.bundles import Carried, note_name, pack, unpack
 from jobs.cluster import is_on_ray, is_told_to_stop
 from jobs.metrics import ActorMetrics
 from jobs.nodes import check_here
@@ -103,6 +105,9 @@ def _tokenizer(work: Work) -> "inference.Tokenizer":
 # A split that has taken its process with it so often is set aside; Ray itself would try it for ever.
 _MAX_ATTEMPTS = 3
 
+# Between two looks whether the run is to stop; it has 20 s to end (jobs/stopping.py).
+_LOOK_SECONDS = 0.5
+
 NOT_BEGUN = "not begun, since the run is to stop"
 
 
@@ -112,6 +117,7 @@ class Predict:
     def __init__(self, work: Work) -> None:
         """Load the weights."""
         self._output, self._run_id = work.output, work.run_id
+        self._is_stopped, self._looked_at = False, -math.inf
         self._error: ShardlabelError | None = None
         try:
             check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
@@ -125,11 +131,10 @@ class Predict:
         if self._error is not None:
             raise self._error
         carried = unpack(row)
-        if is_told_to_stop(self._run_id):
+        if self._is_to_stop():
             return pack([Carried(item.split, error=NOT_BEGUN) for item in carried])
         # A bundle has one note for all its splits, until its process has died once: then each has its own.
-        name = f"{carried[0].split.part}.and{len(carried) - 1}"
-        note = manifest.note_attempt(self._output, name, 1) if len(carried) > 1 else None
+        note = manifest.note_attempt(self._output, note_name(carried), 1) if len(carried) > 1 else None
         if note is None:
             return pack([self._predict_noted(item) for item in carried])
         with self._under(note):
@@ -147,11 +152,19 @@ class Predict:
     def _predict(self, item: Carried) -> Carried:
         if item.rows is None:
             return item
+        if self._is_to_stop():
+            return Carried(item.split, error=NOT_BEGUN)
         before = self._predictor.stats
         labelled = self._predictor(item.rows)
         if self._metrics is not None:
             self._metrics.add(labelled, self._predictor.stats.since(before))
         return Carried(item.split, labelled)
+
+    def _is_to_stop(self) -> bool:
+        """Looked up now and then: small splits take less time than to ask."""
+        if not self._is_stopped and time.monotonic() > self._looked_at + _LOOK_SECONDS:
+            self._is_stopped, self._looked_at = is_told_to_stop(self._run_id), time.monotonic()
+        return self._is_stopped
 
     @contextmanager
     def _under(self, note: Location) -> Iterator[None]:

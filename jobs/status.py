@@ -1,7 +1,6 @@
 """What an output directory holds: `shardlabel status OUT`, from the footers of its parts, which are the truth."""
 
 import dataclasses
-import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from inference.errors import OutputError
 from jobs import manifest
+from jobs.bundles import count_splits
 from jobs.footers import read_footers
 from jobs.heartbeat import BEAT_SECONDS, read_note
 from jobs.parts import PartIdentity
@@ -72,17 +72,11 @@ def read_last_run(output: Location) -> LastRun | None:
         num_splits=note.num_splits,
         num_rows=note.num_rows,
         num_pending=note.num_pending,
-        num_attempts=sum(map(_num_splits, manifest.read_attempts(output))),
+        num_attempts=sum(map(count_splits, manifest.read_attempts(output))),
         new_rows=note.new_rows,
         rows_per_second=note.rows_per_second,
         estimated_seconds_left=note.pending_rows / note.rows_per_second if is_moving else None,
     )
-
-
-def _num_splits(note: str) -> int:
-    """Of an attempt: a bundle's note says how many others are with the first one."""
-    others = re.search(r"\+(\d+)\.\d+$", note)
-    return 1 + int(others[1]) if others else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from inference.errors import JobError, OutputError
-from jobs import status, storage
+from jobs import manifest, status, storage
+from jobs.bundles import Carried, note_name
 from jobs.cli_text import describe
 from jobs.config import JobConfig
 from jobs.heartbeat import RunNote, read_note
@@ -22,6 +23,7 @@ from jobs.status import read_status
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, read_parts, run
 from tests.jobs.s3_server import Store
+from tests.jobs.test_parts import SPLIT
 
 
 def test_the_status_is_what_the_parts_hold(make_job: MakeJob) -> None:
@@ -180,8 +182,10 @@ def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None
     note = RunNote(
         run_id="a", started=now, updated=now - 12, num_splits=9, num_rows=900, num_pending=3, pending_rows=300
     )
-    storage.write(output.join("_shardlabel/attempts/a.parquet.0"), b"")
-    storage.write(output.join("_shardlabel/attempts/deep%2Fb-00001.parquet+4.0"), b"")  # a bundle of five
+    names = ["a.parquet", *(f"deep/b-{number:05d}.parquet" for number in range(5))]
+    carried = [Carried(dataclasses.replace(SPLIT, part=name)) for name in names]
+    for name in (note_name(carried[:1]), note_name(carried[1:])):
+        assert manifest.note_attempt(output, name, 1)
     for rate, expected in ((0.0, None), (20.0, 15.0)):
         content = json.dumps(dataclasses.asdict(dataclasses.replace(note, rows_per_second=rate)))
         storage.write(output.join("_shardlabel/run.json"), content.encode())
