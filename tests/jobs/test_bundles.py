@@ -116,3 +116,31 @@ def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_sp
     assert [item.rows for item in arrived] == [expected[0], None, expected[2]]
     own = [f"{splits[i].part.replace('/', '%2F')}.0" for i in (0, 2)]
     assert [set(names) - {f"{splits[1].part}.{n}" for n in range(3)} for names in seen] == [{together, n} for n in own]
+
+
+def test_a_stop_within_a_bundle_keeps_what_is_labelled_and_begins_no_more(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(make_job())
+    committed = read_committed(plan)
+    one = Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
+    work = _prepare(plan, committed, one)
+    row = stages.read_and_tokenize(planned([committed.pending]), work)
+    predict, labelled = stages.Predict(work), list[pa.Table]()
+    label = predict._predictor
+
+    class Counting:
+        stats = label.stats
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            labelled.append(label(table))
+            return labelled[-1]
+
+    predict._predictor = Counting()  # type: ignore[assignment]
+    monkeypatch.setattr(stages, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(stages, "is_told_to_stop", lambda _: bool(labelled))  # as a cluster says it
+    arrived = unpack(predict(row))
+    assert [item.error for item in arrived] == [None, stages.NOT_BEGUN, stages.NOT_BEGUN]
+    assert arrived[0].rows is not None
+    assert arrived[0].rows.equals(labelled[0].combine_chunks())
+    assert read_attempts(plan.output) == {}
