@@ -1,4 +1,5 @@
-# `make demo` shows it, `make test` checks it, `make multihost` runs it on hosts of one machine (Linux, root, iproute2),
+# `make demo` shows it, `make test` checks it, `make slow` checks what takes its time (both are needed for a change),
+# `make multihost` runs it on hosts of one machine (Linux, root, iproute2),
 # `make faults` attacks it for an hour. Each sets up .venv first, and again when the pins change. `make bench` measures
 # for two hours, peers included.
 
@@ -6,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: demo test lint types unit multihost faults bench clean
+.PHONY: demo test lint types unit slow multihost faults bench clean
 
 demo: .venv/installed
 	$(BIN)/python docs/demo/demo.py $(DEMO)
@@ -22,6 +23,9 @@ types: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/pytest
+
+slow: .venv/installed
+	$(BIN)/pytest -m slow
 
 multihost: .venv/installed
 	$(BIN)/pytest -m multihost -rP tests/multihost

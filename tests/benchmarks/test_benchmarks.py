@@ -34,6 +34,7 @@ def bench_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_comparison_measures_checks_and_writes_its_tables(bench_folder: Path) -> None:
     page, file = bench_folder / "page.md", bench_folder / "results.json"

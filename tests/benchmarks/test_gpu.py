@@ -35,6 +35,7 @@ def test_flops_per_token_are_those_of_the_table(name: str, length: int, millions
     assert found == pytest.approx(millions, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "contestants"),
     [

@@ -47,6 +47,7 @@ def outcome(found: Any, client: Any, name: str, entrypoint: str, try_number: int
     return "nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_exit_statuses_decide_what_the_night_does(cluster: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415 - ray is dear

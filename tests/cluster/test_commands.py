@@ -13,6 +13,8 @@ from tests.cluster.machine import Machine
 from tests.cluster.test_cluster_yaml import CLUSTER, TYPES
 from tests.cluster.test_kubernetes import documents
 
+pytestmark = pytest.mark.slow
+
 TASK = """
 import ray
 

@@ -121,6 +121,7 @@ def test_retry_labels_only_the_splits_that_have_failed_rows(
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # two Rays and five actors, one after the other: 40 s, 110 s under a load of 15
 @pytest.mark.parametrize("kind", ["die", "lose the device"])
 def test_a_split_that_takes_its_process_with_it_is_set_aside_and_the_others_are_labelled(

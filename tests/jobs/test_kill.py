@@ -62,6 +62,7 @@ def kill_halfway(job_file: Path, output: Path, executor: str) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_a_killed_job_run_again_ends_with_the_parts_of_an_undisturbed_one(

@@ -23,6 +23,7 @@ def lines_of(*command: str) -> tuple[int, str, list[dict[str, Any]]]:
     return done.returncode, done.stdout, lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_a_run_logs_a_line_per_split_with_its_counts(make_job: MakeJob, tmp_path: Path, executor: str) -> None:
     (tmp_path / "job.yaml").write_text(make_job(run={"executor": executor, "num_actors": 1}).model_dump_json())

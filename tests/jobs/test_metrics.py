@@ -48,6 +48,7 @@ def scrape(port: int) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_endpoint_of_a_node_counts_what_the_report_counts(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(run={"executor": "ray", "num_actors": 2, "split_rows": 10})

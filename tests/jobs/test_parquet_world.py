@@ -232,7 +232,7 @@ def test_a_part_is_called_as_its_shard_whatever_that_is(make_job: MakeJob, folde
     assert files == {
         *NAMES,
         "_SUCCESS",
-        *(f"_shardlabel/{name}" for name in ("index.pq", "manifest.json", "report.json")),
+        *(f"_shardlabel/{name}" for name in ("index.pq", "manifest.json", "report.json", "run.json")),
     }
     for i, name in enumerate(NAMES):
         assert pq.ParquetFile(out / name).read().column("text").to_pylist() == [f"the good film {i}"]

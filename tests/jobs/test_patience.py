@@ -29,6 +29,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second is what half an hour is elsewhere."""
     monkeypatch.setattr(patience, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(patience, "_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "_GIVE_UP_SECONDS", 0.2)
 
 
 def slowly(*items: str, seconds: float) -> Iterator[str]:
@@ -109,6 +110,7 @@ def start(job: JobConfig, folder: Path, code: str = "pass", **environment: str) 
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_whose_actors_never_start_is_stopped_in_one_sentence(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(run={"executor": "ray", "gpus_per_actor": 1000, "num_actors": 1})
     process = start(job, tmp_path, "patience.CHECK_SECONDS = 2")
@@ -119,6 +121,7 @@ def test_a_run_whose_actors_never_start_is_stopped_in_one_sentence(make_job: Mak
     assert "Traceback" not in messages
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_starts_costs_seconds_and_not_the_run(
     make_job: MakeJob, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def test_without_trust_the_job_is_refused_with_the_key_to_set(world: World) -> N
     assert "rights" not in result.stderr
 
 
+@pytest.mark.slow
 def test_with_trust_the_code_runs_after_a_warning_and_changed_code_is_another_job(
     world: World, single_label: Path, tmp_path: Path
 ) -> None:

@@ -419,4 +419,5 @@ def test_pruning_leaves_everything_that_is_no_part(make_job: MakeJob, shards: Pa
         "index.pq",
         "manifest.json",
         "report.json",
+        "run.json",
     ]

@@ -131,6 +131,7 @@ def check_while_it_runs(job: JobConfig, process: subprocess.Popen[str]) -> None:
     assert re.fullmatch(r"speed      [\d,]+ rows/s lately, (about [\d,]+ s left \(an estimate\)|too early .*)", third)
 
 
+@pytest.mark.slow
 def test_a_run_at_work_is_seen_from_another_process_and_a_dead_one_too(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_run_at_work_is_seen_from_another_process_and_a_dead_one_too(
     assert found.last_run.estimated_seconds_left is None
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_is_seen_too(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
     place = locate(store.uri("watched") + "&allow_bucket_creation=true")
     place.filesystem.create_dir(place.path)

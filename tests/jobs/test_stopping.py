@@ -14,6 +14,8 @@ from tests.jobs.conftest import part_bytes
 from tests.jobs.test_kill import NUM_SHARDS, finish
 from tests.jobs.test_kill import job_file as job_file  # noqa: PLC0414 - a fixture
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 KILL = "os.kill(os.getpid(), signal.SIGTERM)"
 """What a run does to itself at a moment that is else hard to meet."""

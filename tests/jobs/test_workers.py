@@ -21,7 +21,8 @@ from jobs.nodes import check_here
 from tests.jobs.cluster import Running, running
 from tests.jobs.conftest import MakeJob, read_parts
 
-pytestmark = pytest.mark.timeout(420)  # a cluster, and a driver of its own for each test
+# A cluster, and a driver of its own for each test.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 HOOK = '''"""Logits as they are, and where they were made, once so many processes make some."""
 import os
