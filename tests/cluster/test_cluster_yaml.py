@@ -106,7 +106,8 @@ def entrypoints() -> dict[str, str]:
     """What a shell on the head is given as the job, by who gives it."""
     folder = ROOT / "docs" / "cluster"
     job = yaml.safe_load((folder / "rayjob.yaml").read_text())["spec"]["entrypoint"]
-    (submitted,) = re.findall(r"\$ ray job submit .* -- (.*)", (ROOT / "docs" / "cluster.md").read_text())
+    text = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", "")
+    (submitted,) = re.findall(r"\$ ray job submit .* -- (.*)", text)
     names = {
         target.id: node.value
         for node in ast.parse((folder / "airflow_dag.py").read_text()).body
