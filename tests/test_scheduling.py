@@ -125,6 +125,7 @@ def test_the_command_of_airflow_runs(folder: Path) -> None:
     (dag,) = blocks("python")
     keywords = [node for node in ast.walk(ast.parse(dag)) if isinstance(node, ast.keyword)]
     (command,) = [ast.literal_eval(keyword.value) for keyword in keywords if keyword.arg == "bash_command"]
+    assert not command.endswith((".sh", ".bash"))  # BashOperator.template_ext: Airflow would look for such a file
     done = shell(folder, command)
     assert (done.returncode, json.loads(done.stdout)["num_rows"]) == (0, 20)
 

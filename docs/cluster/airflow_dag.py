@@ -1,17 +1,21 @@
 """An Airflow DAG that labels the new shards of every night on a Ray cluster that is already there.
 
 Needs `ray[default]==2.60.0` beside Airflow 3, and in the workers' environment RAY_API_SERVER_ADDRESS (the dashboard,
-http://HOST:8265), RAY_AUTH_MODE=token and RAY_AUTH_TOKEN. A run of Airflow that is lost, retried or started twice finds
-the job that it submitted by its name: the logical date and the attempt.
+http://HOST:8265), RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; and job.yaml, with the modules that it names, in the folder
+JOBS beside this file, which Ray takes to the cluster. A run of Airflow that is lost, retried or started twice finds the
+job that it submitted by its name: the logical date and the attempt.
 """
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-ENTRYPOINT = "shardlabel run /etc/shardlabel/job.yaml --max-seconds 14400"
+JOBS = Path(__file__).parent / "shardlabel-jobs"
+# For a cluster that starts at no GPU, where auto would not do. A shell reads it.
+ENTRYPOINT = "shardlabel run job.yaml --max-seconds 14400 run.gpus_per_actor=1 run.num_actors='{min: 1, max: 16}'"
 WRONG_REQUEST, OUT_OF_TIME = 2, 3  # exit statuses of `shardlabel run`
 
 
@@ -56,7 +60,9 @@ def advance(client: Any, name: str, entrypoint: str, try_number: int) -> bool:
             raise AirflowFailException(msg)
         if sum(job.driver_exit_code != OUT_OF_TIME for job in jobs) >= try_number:
             raise AirflowException(msg)
-    client.submit_job(entrypoint=entrypoint, submission_id=f"{name}-{len(jobs)}")
+    client.submit_job(
+        entrypoint=entrypoint, submission_id=f"{name}-{len(jobs)}", runtime_env={"working_dir": str(JOBS)}
+    )
     return False
 
 

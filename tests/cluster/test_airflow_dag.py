@@ -49,19 +49,21 @@ def outcome(found: Any, client: Any, name: str, entrypoint: str, try_number: int
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_exit_statuses_decide_what_the_night_does(cluster: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_statuses_decide_what_the_night_does(
+    cluster: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415 - ray is dear
 
     found = loaded(monkeypatch)
     client = JobSubmissionClient(cluster.url, headers={"Authorization": f"Bearer {cluster.token}"})
-    # Out of time, then failed, then done: as `shardlabel run` tells it, one status a run.
-    statuses, script = cluster.machine.home / "statuses", cluster.machine.home / "night.sh"
+    # Out of time, then failed, then done: as `shardlabel run` tells it, one status a run. The script goes as job.yaml.
+    statuses, found.JOBS = cluster.machine.home / "statuses", tmp_path
     statuses.write_text("3\n1\n0\n")
-    script.write_text(f"status=$(head -1 {statuses}); sed -i 1d {statuses}; exit $status")
-    assert outcome(found, client, "night", f"sh {script}", try_number=1) == "AirflowException"
+    (tmp_path / "night.sh").write_text(f"status=$(head -1 {statuses}); sed -i 1d {statuses}; exit $status")
+    assert outcome(found, client, "night", "sh night.sh", try_number=1) == "AirflowException"
     assert statuses.read_text() == "0\n"
-    assert outcome(found, client, "night", f"sh {script}", try_number=2) == "labelled"
-    assert outcome(found, client, "night", f"sh {script}", try_number=3) == "labelled"  # and nothing is submitted
+    assert outcome(found, client, "night", "sh night.sh", try_number=2) == "labelled"
+    assert outcome(found, client, "night", "sh night.sh", try_number=3) == "labelled"  # and nothing is submitted
     assert outcome(found, client, "wrong", "exit 2", try_number=1) == "AirflowFailException"
     names = {
         job.submission_id for job in client.list_jobs() if (job.submission_id or "").startswith(("night", "wrong"))

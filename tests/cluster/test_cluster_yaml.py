@@ -1,7 +1,10 @@
 """cluster.yaml says what it should, and Ray's launcher accepts it."""
 
+import ast
 import json
 import re
+import shlex
+import subprocess
 import tomllib
 from importlib import metadata
 from importlib.resources import files
@@ -10,7 +13,11 @@ from typing import Any
 
 import click
 import jsonschema
+import pytest
 import yaml
+
+from jobs.config import load_job
+from jobs.resources import resolve_resources
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -93,3 +100,41 @@ def test_the_commands_of_the_docs_are_those_of_ray_and_of_the_pins() -> None:
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def entrypoints() -> dict[str, str]:
+    """What a shell on the head is given as the job, by who gives it."""
+    folder = ROOT / "docs" / "cluster"
+    job = yaml.safe_load((folder / "rayjob.yaml").read_text())["spec"]["entrypoint"]
+    text = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", "")
+    (submitted,) = re.findall(r"\$ ray job submit .* -- (.*)", text)
+    names = {
+        target.id: node.value
+        for node in ast.parse((folder / "airflow_dag.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return {
+        # Two shells read this one: that of the user, and then what `ray job submit` quotes again.
+        "ray job submit": shlex.join(shlex.split(submitted)),
+        "KubeRay, over HTTP": job,
+        "KubeRay, from a pod": shlex.join(shlex.split(job)),
+        "Airflow": ast.literal_eval(names["ENTRYPOINT"]),
+    }
+
+
+@pytest.mark.parametrize("who", ["ray job submit", "KubeRay, over HTTP", "KubeRay, from a pod", "Airflow"])
+def test_every_job_asks_for_gpus_that_are_not_there_yet(who: str, tmp_path: Path) -> None:
+    printed = subprocess.run(
+        ["/bin/sh", "-c", f"shardlabel() {{ printf '%s\\n' \"$@\"; }}; {entrypoints()[who]}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    command, _, *words = printed.stdout.splitlines()
+    (tmp_path / "job.yaml").write_text("{input: {path: in}, output: {path: out}, model: {name: m}}")
+    run = load_job(tmp_path / "job.yaml", [word for word in words if word.startswith("run.")]).run
+    asked = resolve_resources(run, [])
+    assert command == "run"
+    assert (asked.min_actors, asked.max_actors, asked.gpus_per_actor) == (1, TYPES["gpu"]["max_workers"], 1.0)

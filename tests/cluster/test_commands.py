@@ -1,4 +1,4 @@
-"""Every command of cluster.yaml that does not need AWS, run as Ray's launcher runs it; the cluster that comes of it."""
+"""Commands of cluster.yaml, run as Ray's launcher runs them (docs/cluster.md: which); the cluster that comes of it."""
 
 import re
 import time
@@ -11,7 +11,7 @@ import torch
 from tests.cluster.conftest import Running, answer
 from tests.cluster.machine import Machine
 from tests.cluster.test_cluster_yaml import CLUSTER, TYPES
-from tests.cluster.test_kubernetes import documents
+from tests.cluster.test_kubernetes import driver, hook, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -21,20 +21,6 @@ import ray
 ray.init(log_to_driver=False)
 placed = ray.get(ray.remote(lambda: ray.get_runtime_context().get_node_id()).remote())
 print("PLACED", placed == ray.get_runtime_context().get_node_id(), ray.cluster_resources().get("CPU"))
-"""
-SLOW_TO_STOP = """
-import pathlib, signal, sys, time
-
-started = pathlib.Path({started!r})
-
-def stop(*_):
-    time.sleep(5)
-    started.write_text("stopped after 5 s")
-    sys.exit(3)
-
-signal.signal(signal.SIGTERM, stop)
-started.touch()
-time.sleep(300)
 """
 
 
@@ -100,18 +86,31 @@ def test_the_dashboard_listens_on_loopback_only(cluster: Running) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_driver_that_is_asked_to_stop_has_the_time_to_do_it(cluster: Running) -> None:
-    """Ray would kill it after 3 s. What asks is the preStop hook of docs/cluster/rayjob.yaml, which waits for it."""
-    started, script = cluster.machine.home / "started", cluster.machine.home / "stop.py"
-    script.write_text(SLOW_TO_STOP.format(started=str(started)))
-    submitted = cluster.submit(script, "--no-wait", "--submission-id=slow")
-    deadline = time.monotonic() + 120
-    while not started.exists():
-        assert time.monotonic() < deadline, submitted.stderr
-        time.sleep(0.2)
-    pod = documents("rayjob.yaml")["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-    _, _, hook = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    (cluster.machine.home / "hook.py").write_text(hook.replace("http://127.0.0.1:8265", cluster.url))
-    done = cluster.machine.run("python ~/hook.py")
+@pytest.mark.parametrize(
+    ("who_asks", "recorded"), [("ray job stop", ("STOPPED", None)), ("the preStop hook", ("FAILED", 3))]
+)
+def test_a_driver_that_is_asked_to_stop_has_the_time_to_do_it(
+    who_asks: str, recorded: tuple[str, int | None], cluster: Running, tmp_path: Path
+) -> None:
+    """Ray would kill it after 3 s. KubeRay makes another attempt of what has FAILED, and of nothing else."""
+    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415 - ray is dear
+
+    command, started = driver(tmp_path, seconds=5)
+    name = who_asks.replace(" ", "-")
+    submit = f"ray job submit --no-wait --submission-id={name} --address {cluster.url}"
+    submitted = cluster.machine.run(f"{submit} -- {command}")
+    assert submitted.returncode == 0, submitted.stderr
+    wait_for(started)
+    if who_asks == "ray job stop":
+        done = cluster.machine.run(f"ray job stop --address {cluster.url} {name}")
+    else:
+        (cluster.machine.home / "hook.py").write_text(hook(tmp_path))
+        done = cluster.machine.run("python ~/hook.py")
     assert done.returncode == 0, done.stderr
-    assert started.read_text() == "stopped after 5 s"
+    assert started.read_text() == "stopped in its own time"
+    client = JobSubmissionClient(cluster.url, headers={"Authorization": f"Bearer {cluster.token}"})
+    deadline = time.monotonic() + 60
+    while not (job := client.get_job_info(name)).status.is_terminal():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert (job.status, job.driver_exit_code) == recorded

@@ -2,7 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -109,29 +112,96 @@ def test_the_pods_are_those_of_cluster_yaml() -> None:
     assert {pod["containers"][0]["image"] for pod in pods} == {"IMAGE"}
 
 
-STATES = {
-    "first night": ["", "", "Running", "Complete SUCCEEDED"],
-    "yesterday's is still there": ["Complete SUCCEEDED", "", "Running", "Complete SUCCEEDED"],
-    "the pod was replaced": ["Running", "Running", "Complete SUCCEEDED"],
-    "the run failed": ["", "Running", "Failed FAILED"],
+SLOW_TO_STOP = """
+import pathlib, signal, sys, time
+
+started = pathlib.Path({started!r})
+
+def stop(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a run does: the second one kills
+    time.sleep({seconds})
+    started.write_text("stopped in its own time")
+    sys.exit(3)
+
+signal.signal(signal.SIGTERM, stop)
+started.touch()
+time.sleep(300)
+"""
+
+
+def driver(folder: Path, seconds: int) -> tuple[str, Path]:
+    """A command that is to the hook what `shardlabel run` is, and the file that it makes when it has started."""
+    (folder / "shardlabel").write_text(SLOW_TO_STOP.format(started=str(folder / "started"), seconds=seconds))
+    return f"python {folder / 'shardlabel'} run job.yaml", folder / "started"
+
+
+def hook(folder: Path) -> str:
+    """The preStop hook of the head, for the driver of this folder alone: on this host /proc shows all others too."""
+    pod = documents("rayjob.yaml")["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    python, option, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert (python, option, script.count("/shardlabel"), script.count("sleep(15)")) == ("python", "-c", 1, 1)
+    return str(script.replace("/shardlabel", str(folder / "shardlabel")).replace("sleep(15)", "sleep(0)"))
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# A shell that becomes the command, and one that stays above it.
+@pytest.mark.parametrize(("shell", "is_asked_before"), [("{}", False), ("{}; exit $?", True)])
+def test_the_head_asks_the_run_once_to_stop_and_waits_for_it(
+    shell: str,
+    is_asked_before: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    command, started = driver(tmp_path, seconds=3)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(["/bin/sh", "-c", shell.format(command)], env=environment) as process:
+        wait_for(started)
+        if is_asked_before:  # as KubeRay does before it deletes the pods of a RayJob that is deleted
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[0]) if children else process.pid, signal.SIGTERM)
+            time.sleep(0.5)  # its handler is at work now, and a second one would kill it
+        subprocess.run([sys.executable, "-c", hook(tmp_path)], check=True, timeout=60)
+        assert started.read_text() == "stopped in its own time"
+        assert process.wait(10) == 3
+
+
+ANSWERS = {
+    # what kubectl says from one look to the next, the last one for good: jobDeploymentStatus/jobStatus
+    "first night": ["", "/", "Initializing/", "Running/RUNNING", "Complete/SUCCEEDED"],
+    "yesterday's is still there": ["Complete/SUCCEEDED", "/", "Running/RUNNING", "Complete/SUCCEEDED"],
+    "yesterday's was not valid": ["ValidationFailed/", "/", "Running/RUNNING", "Complete/SUCCEEDED"],
+    "the pod was replaced": ["Running/RUNNING", "Running/RUNNING", "Complete/SUCCEEDED"],
+    "an attempt failed": ["", "Running/RUNNING", "Retrying/FAILED", "Running/RUNNING", "Complete/SUCCEEDED"],
+    "no answer for a while": ["", "Running/RUNNING", "no answer", "", "Complete/SUCCEEDED"],
+    "no answer at all": ["no answer"],
+    "the run failed": ["", "Running/RUNNING", "Failed/FAILED"],
+    "no head came": ["", "Initializing/", "Failed/"],
+    "somebody stopped it": ["", "Running/RUNNING", "Complete/STOPPED"],
+    "it is not valid": ["", "ValidationFailed/"],
 }
+FAILED = ("the run failed", "no head came", "somebody stopped it", "it is not valid")
 
 
-@pytest.mark.parametrize("night", STATES)
+@pytest.mark.parametrize("night", ANSWERS)
 def test_the_nightly_script_creates_waits_and_tells_how_it_ended(night: str, tmp_path: Path) -> None:
-    """A stand-in for kubectl shows the states of a RayJob one after the other; the last one stays."""
+    """A stand-in for kubectl gives the answers one after the other."""
     job = documents("cronjob.yaml")["CronJob"]["spec"]["jobTemplate"]["spec"]
     shell, flags, script = job["template"]["spec"]["containers"][0]["command"]
-    (tmp_path / "states").write_text("".join(f"{state}\n" for state in STATES[night]))
+    (tmp_path / "answers").write_text("".join(f"{answer}\n" for answer in ANSWERS[night]))
     (tmp_path / "kubectl").write_text(f"""#!/bin/sh
 cd {tmp_path}
 echo "$1" >> calls
 [ "$1" = get ] || exit 0
-read -r deployment job < states || true
-case "$*" in
-  *jobDeploymentStatus*) echo "$deployment"; [ $(wc -l < states) = 1 ] || sed -i 1d states;;
-  *) echo "$job";;
-esac
+[ "${{*##* }}" = 'jsonpath={{.status.jobDeploymentStatus}}/{{.status.jobStatus}}' ] || exit 64
+answer=$(head -n 1 answers)
+[ $(wc -l < answers) = 1 ] || sed -i 1d answers
+[ "$answer" = "no answer" ] && exit 1
+printf %s "$answer"
 """)
     (tmp_path / "kubectl").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -139,7 +209,10 @@ esac
         [shell, flags, re.sub(r"sleep \d+", "sleep 0.1", script)], env=environment, timeout=60, check=False
     )
     calls = [call for call in (tmp_path / "calls").read_text().split() if call != "get"]
-    assert calls == (["delete", "apply"] if night == "yesterday's is still there" else ["apply"])
     (rule,) = job["podFailurePolicy"]["rules"]
     (failed,) = rule["onExitCodes"]["values"]
-    assert done.returncode == (failed if night == "the run failed" else 0)
+    if night == "no answer at all":  # the pod has failed, and Kubernetes replaces it
+        assert (calls, done.returncode) == ([], 1)
+    else:
+        assert calls == (["delete", "apply"] if night.startswith("yesterday") else ["apply"])
+        assert done.returncode == (failed if night in FAILED else 0)
