@@ -25,6 +25,8 @@ class Peer:
     rival: str = "shardlabel"
     """Which of ours it is compared with."""
     logits_column: str = "logits"
+    settle_seconds: float = 0.0
+    """Its own processes need so long to end after a run; until then they would disturb the peak that is measured."""
 
     @property
     def python(self) -> Path | None:
@@ -58,6 +60,7 @@ PEERS = {
         script="ray_data",
         variant="documented",
         is_float32=True,
+        settle_seconds=3.0,
         shards=2,  # one for each actor
     ),
     "pipeline-tuned": Peer(
@@ -86,7 +89,11 @@ PEERS = {
         logits_column="embedding",
     ),
     "ray-data-tuned": Peer(
-        title="Ray Data's example, best batch size, sorted by the caller", script="ray_data", variant="tuned", shards=4
+        title="Ray Data's example, best batch size, sorted by the caller",
+        script="ray_data",
+        variant="tuned",
+        shards=4,
+        settle_seconds=3.0,
     ),
     "daft": Peer(
         title="Daft UDF, best batch size, sorted by the caller", script="daft_udf", environment="daft", shards=4

@@ -198,9 +198,11 @@ def _run_cell(  # noqa: PLR0913, PLR0917 - one peer, one cell, one round
     process.ask(
         {"do": "run", **request, **options, "inputs": [str(cell.shards[0] if is_fast else cell.probe)]}, _TIMEOUT
     )
+    time.sleep(peer.settle_seconds)
     before = results.measure_peaks()
     timed = request | {"do": "run", "inputs": [str(file) for file in inputs], "output": str(output / "timed")}
     answer = process.ask(timed | options, _TIMEOUT)
+    time.sleep(peer.settle_seconds)
     after = results.measure_peaks()
     table = read_output(output / "timed", ["label"])
     if wrong := check_rows(table, inputs):
