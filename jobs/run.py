@@ -113,6 +113,10 @@ class _Run:
                     heartbeat.add(record, self._pending_rows.pop(record.part))
                     on_record(record)
                     self._add(record)
+                if self._pending_rows and stop.reason is None:
+                    left = f"{len(self._pending_rows):,} of {len(plan.splits):,} splits"
+                    msg = f"the run ended with {left} left, though nobody stopped it; run again to label them"
+                    raise JobError(msg)
                 if self._pending_rows:
                     raise Stopped
 
