@@ -107,6 +107,8 @@ class _Run:
         with undone_if_refused(plan, committed), _choose_executor(self._job, stop) as executor:
             work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
             self._fingerprint = work.origin.fingerprint
+            if stop.reason is not None:
+                raise Stopped  # while Ray started: nothing is touched yet
             _begin(plan, committed, self.index, self._fingerprint)
             with Heartbeat(plan.output, self._note(work.run_id)) as heartbeat:
                 for record in _execute(executor, committed, work):

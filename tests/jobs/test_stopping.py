@@ -13,6 +13,7 @@ from tests.faults import processes
 from tests.jobs.conftest import part_bytes
 from tests.jobs.test_kill import NUM_SHARDS, finish
 from tests.jobs.test_kill import job_file as job_file  # noqa: PLC0414 - a fixture
+from tests.jobs.test_undo import contents
 
 ROOT = Path(__file__).parents[2]
 KILL = "os.kill(os.getpid(), signal.SIGTERM)"
@@ -128,6 +129,20 @@ def test_a_first_run_that_is_terminated_before_a_part_is_written_leaves_no_claim
         assert (report["stopped"], report["num_pending"], report["num_parts"]) == ("SIGTERM", NUM_SHARDS, 0)
     assert message.startswith("shardlabel: stopped by SIGTERM: 24 of 24 splits are left")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_terminated_before_it_begins_leaves_a_finished_output_finished(
+    job_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    finish(job_file, output, "local")
+    (output / "000.parquet").unlink()
+    before = contents(output)
+    assert "_SUCCESS" in before
+    code = f"nodes = pipeline.LocalExecutor.nodes; pipeline.LocalExecutor.nodes = lambda how: [{KILL}, nodes(how)][1]"
+    report = json.loads(end(start(job_file, output, "run.executor=local", code=code))[0])
+    assert (report["stopped"], report["num_pending"], report["new_parts"]) == ("SIGTERM", 1, 0)
+    assert contents(output) == before
 
 
 def test_a_run_that_is_terminated_when_all_is_labelled_finishes(
