@@ -104,11 +104,12 @@ class _Run:
             Stopped: it was asked to stop, and some is left.
         """
         plan, committed = self._plan, self._committed
-        with undone_if_refused(plan, committed), _choose_executor(self._job, stop) as executor:
+        with undone_if_refused(plan, committed) as before, _choose_executor(self._job, stop) as executor:
             work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
             self._fingerprint = work.origin.fingerprint
             if stop.reason is not None:
                 raise Stopped  # while Ray started: nothing is touched yet
+            before.is_begun = True
             _begin(plan, committed, self.index, self._fingerprint)
             with Heartbeat(plan.output, self._note(work.run_id)) as heartbeat:
                 for record in _execute(executor, committed, work):
