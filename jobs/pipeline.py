@@ -134,7 +134,9 @@ class RayExecutor:
             drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
             for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(end_execution, work.run_id)):
                 found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
-                yield from (record for record in found if record.error != NOT_BEGUN)
+                if begun := [record for record in found if record.error != NOT_BEGUN]:
+                    drain.saw_work()
+                yield from begun
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):

@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
 """Between two looks whether splits are still being labelled."""
 
-_WRITE_SECONDS = 3.0
+_WRITE_SECONDS = 10.0
 """How long the part of a split that is labelled may take to be written; nothing shows that it is under way."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -140,6 +140,11 @@ class Drain:
         self._stop, self._tell, self._find_work = stop, tell, find_work
         self._worked_at: float | None = None
         self._look_at = 0.0
+
+    def saw_work(self) -> None:
+        """Learn that a split came to its end: others may be about to."""
+        if self._worked_at is not None:
+            self._worked_at = time.monotonic()
 
     def is_done(self) -> bool:
         """Whether nothing more is to be waited for; False as long as nobody asks for a stop."""

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from jobs import stopping
+from jobs.stopping import Drain, Stop
 from tests.faults import processes
 from tests.jobs.conftest import part_bytes
 from tests.jobs.test_kill import NUM_SHARDS, finish
@@ -61,6 +64,41 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     (message,) = [line for line in stderr.splitlines() if line.startswith("shardlabel: ")]
     assert stderr.splitlines()[-1] == message
     return stdout, message
+
+
+def test_after_a_stop_what_is_labelled_and_what_is_written_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, notes, told = [100.0], ["a.parquet.0"], list[str]()
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stop = Stop()
+    drain = Drain(stop, lambda: told.append("to stop"), lambda: notes)
+
+    def is_done(seconds: float) -> bool:
+        clock[0] = 100 + seconds
+        return drain.is_done()
+
+    drain.saw_work()
+    assert (is_done(-50), told) == (False, [])
+    clock[0] = 100
+    stop.ask("SIGTERM")
+    assert [is_done(seconds) for seconds in (0, 2, 4)] == [False] * 3
+    notes.clear()
+    assert [is_done(seconds) for seconds in (5.5, 8)] == [False] * 2
+    drain.saw_work()
+    # Without the record it would be over at 14; without the notes, at 10.
+    assert [is_done(seconds) for seconds in (14.5, 17.9, 18.1)] == [False, False, True]
+    assert told == ["to stop"]
+
+
+def test_after_a_stop_nothing_is_waited_for_longer_than_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stop = Stop(max_seconds=7)
+    drain = Drain(stop, lambda: None, lambda: ["a.parquet.0"])
+    done = []
+    for clock[0] in (106.9, 107.0, 115.0, 126.9, 127.1):
+        drain.saw_work()
+        done.append(drain.is_done())
+    assert done == [False, False, False, False, True]
 
 
 @pytest.fixture(scope="module")
