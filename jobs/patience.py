@@ -17,6 +17,9 @@ Item = TypeVar("Item")
 _BEAT_SECONDS = 60.0
 """Between two signs of life of a process at work."""
 
+DEAD_SECONDS = 3 * _BEAT_SECONDS
+"""A note that has not changed for so long is what remains of a process that died."""
+
 CHECK_SECONDS = 900.0
 """Between two looks for signs of life: a run that has stood still is stopped after 30 minutes."""
 

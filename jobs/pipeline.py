@@ -19,6 +19,7 @@ from jobs import manifest
 from jobs.bundles import bundle, planned
 from jobs.cluster import connected, end_execution, tell_to_stop
 from jobs.config import RunConfig
+from jobs.heartbeat import find_work
 from jobs.nodes import check_nodes, list_nodes
 from jobs.parts import PartRecord
 from jobs.patience import wait_patiently
@@ -131,7 +132,7 @@ class RayExecutor:
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             attempts = partial(manifest.read_attempts, work.output)
-            drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
+            drain = Drain(self._stop, partial(tell_to_stop, work.run_id), partial(find_work, work.output))
             for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(end_execution, work.run_id)):
                 found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
                 if begun := [record for record in found if record.error != NOT_BEGUN]:

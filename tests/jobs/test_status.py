@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from inference.errors import JobError, OutputError
 from jobs import status, storage
 from jobs.cli_text import describe
 from jobs.config import JobConfig
-from jobs.heartbeat import RunNote, read_note
+from jobs.heartbeat import RunNote, find_work, read_note
 from jobs.status import read_status
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, read_parts, run
@@ -189,3 +190,23 @@ def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None
         assert found is not None
         assert (found.estimated_seconds_left, found.num_attempts) == (expected, 6)
         assert 12 <= found.seconds_since_sign < 40
+
+
+def test_what_dead_workers_and_dead_runs_have_noted_is_not_being_labelled(tmp_path: Path) -> None:
+    output, now = locate(str(tmp_path)), time.time()
+    begun = RunNote(run_id="a", started=now, updated=now, num_splits=9, num_rows=900, num_pending=3, pending_rows=300)
+
+    def write(name: str, age: float, content: bytes = b"") -> None:
+        storage.write(output.join(f"_shardlabel/{name}"), content)
+        # The store's clock is an hour behind this machine's.
+        os.utime(tmp_path / "_shardlabel" / name, (now - 3600 - age,) * 2)
+
+    for name, age in {"alive": 0, "between two beats": 170, "dead": 190}.items():
+        write(f"attempts/{name}.0", age)
+    for updated, expected in ((now, 2), (now - 100, 0)):
+        note = dataclasses.replace(begun, updated=updated)
+        write("run.json", 0, json.dumps(dataclasses.asdict(note)).encode())
+        assert sorted(find_work(output)) == ["alive.0", "between two beats.0"]
+        found = status.read_last_run(output)
+        assert found is not None
+        assert found.num_attempts == expected
