@@ -83,7 +83,7 @@ def find_work(output: Location) -> list[str]:
 
 
 class Heartbeat:
-    """Keeps the note while a run labels, and in the end writes how it ended."""
+    """Keeps the note while a run is at work, and in the end writes how it ended."""
 
     def __init__(self, output: Location, note: RunNote) -> None:
         """Say so when a run begins with this note."""

@@ -121,6 +121,7 @@ def read_status(output: str) -> OutputStatus:
         InputError: the location cannot be opened.
     """
     location = locate(output)
+    last_run = read_last_run(location)  # first: a run that ends meanwhile is then complete, not done and incomplete
     identities = read_footers(location).identities
     parts = [identity for identity in identities.values() if identity is not None]
     fingerprint = manifest.read_fingerprint(location) or (parts[0].fingerprint if parts else None)
@@ -142,7 +143,7 @@ def read_status(output: str) -> OutputStatus:
         job=fingerprint,
         provenance=_distinct(parts),
         foreign_files=sorted(name for name, identity in identities.items() if identity is None),
-        last_run=read_last_run(location),
+        last_run=last_run,
     )
 
 

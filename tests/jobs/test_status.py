@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inference.errors import JobError, OutputError
-from jobs import status, storage
+from jobs import manifest, status, storage
 from jobs.cli_text import describe
 from jobs.config import JobConfig
 from jobs.heartbeat import RunNote, find_work, read_note
@@ -174,6 +174,48 @@ def test_the_end_of_a_run_is_told(make_job: MakeJob) -> None:
     with pytest.raises(JobError, match="rows failed"):
         run(job)
     assert describe(read_status(job.output.path)).startswith("not complete: run the job again; the last one failed\n")
+
+
+def test_a_run_that_fails_when_all_is_labelled_is_not_done(make_job: MakeJob, shards: Path) -> None:
+    good = (shards / "a.parquet").read_bytes()
+    (shards / "a.parquet").write_bytes(good[:4] + b"\xff" * 200 + good[204:])
+    # Without a.parquet 2 of 20 rows fail, which is 4 % of all 45 and 10 % of those that are done in the end.
+    job = make_job(run={"max_failed_fraction": 0.06})
+    with pytest.raises(JobError, match="2 of 20 rows failed"):
+        run(job)
+    assert describe(read_status(job.output.path)).startswith("not complete: run the job again; the last one failed\n")
+
+
+@pytest.mark.parametrize("seconds", [0, 1000], ids=["alive", "dead"])
+def test_an_output_that_is_complete_is_complete_whatever_a_run_has_noted(make_job: MakeJob, seconds: float) -> None:
+    job = make_job()
+    run(job)
+    output = locate(job.output.path)
+    note = read_note(output)
+    assert note is not None
+    running = dataclasses.replace(note, state="running", updated=time.time() - seconds, rows_per_second=9.0)
+    storage.write(output.join("_shardlabel/run.json"), json.dumps(dataclasses.asdict(running)).encode())
+    assert describe(read_status(job.output.path)).startswith("complete\nparts      3\nrows       45, 5 failed")
+
+
+def test_the_note_says_done_only_when_the_output_is_complete(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    states, finish = list[str](), manifest.finish
+
+    def noted() -> str:
+        note = read_note(locate(job.output.path))
+        assert note is not None
+        return note.state
+
+    def finish_and_look(*what: Any, **how: Any) -> None:
+        finish(*what, **how)
+        states.append(noted())
+
+    monkeypatch.setattr(manifest, "finish", finish_and_look)
+    run(job)
+    assert [*states, noted()] == ["running", "done"]
 
 
 def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None:
