@@ -69,17 +69,14 @@ class Stop:
             return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         self._is_listening = True
-        self._install()
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
         try:
             yield
         finally:
             self._is_listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _install(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._take(number)
@@ -122,8 +119,9 @@ class Stop:
             signal.alarm(0)
             self._take(signal.SIGTERM)
             raise Stopped from ended
-        if self._is_listening and self._reason is None:
-            self._install()
+        if self._is_listening:
+            # SIGINT's, which Ray leaves alone, is as SIGTERM's was: ours, or the default since a signal has come.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
 
 
 class Drain:

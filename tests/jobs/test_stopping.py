@@ -101,6 +101,36 @@ def test_after_a_stop_nothing_is_waited_for_longer_than_the_grace(monkeypatch: p
     assert done == [False, False, False, False, True]
 
 
+def test_what_ray_does_to_the_handler_of_sigterm_is_undone() -> None:
+    stop = Stop()
+    with stop.listening():
+        with stop.kept():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))  # as ray.init does
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_a_signal_before_ray_had_its_handler_the_second_one_ends_the_process(number: signal.Signals) -> None:
+    stop = Stop(max_seconds=0)
+    with stop.listening():
+        with stop.kept():
+            signal.raise_signal(number)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))
+        assert stop.reason == number.name
+        assert {signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)} == {signal.SIG_DFL}
+
+
+def test_a_run_whose_time_was_up_while_ray_started_still_hears_a_signal() -> None:
+    stop = Stop(max_seconds=0)
+    with stop.listening():
+        with stop.kept():
+            assert stop.reason == "max_seconds"
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+
+
 @pytest.fixture(scope="module")
 def undisturbed(job_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The parts of a run that nobody stops."""
