@@ -61,7 +61,7 @@ def wait_patiently(
         items: whose next may never come.
         signs_of_life: something that changes as long as work is going on.
         is_to_end: asked several times a second; nothing more is waited for when it says so.
-        give_up: called when not all items have come; makes the one that is waited for fail, or be the last.
+        give_up: called in the end, however it came; makes an item that is still waited for fail, or be the last.
 
     Raises:
         JobError: nothing came, and nothing changed between two looks.
