@@ -186,7 +186,7 @@ RAY_STARTS = (
 @pytest.mark.parametrize(
     ("executor", "code"),
     [("local", LOADING), ("local", BEGINNING), ("ray", BEGINNING), ("ray", RAY_STARTS), ("ray", RAY_IS_THERE)],
-    ids=["local, loading", "local, beginning", "ray, loading", "ray, starting it", "ray, after its start"],
+    ids=["local, loading", "local, beginning", "ray, beginning", "ray, starting it", "ray, after its start"],
 )
 def test_a_first_run_that_is_terminated_before_a_part_is_written_leaves_no_claim(
     job_file: Path, tmp_path: Path, executor: str, code: str
