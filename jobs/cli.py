@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -121,16 +122,15 @@ class _Output:
         start_logging(self.console, log_format)
 
     def fail(self, error: ShardlabelError) -> NoReturn:
-        """Say what is wrong, in one sentence."""
-        if self._debug:
-            raise error
-        self.end(str(error), error.exit_status)
+        """Say what is wrong, in one sentence, below a traceback if that is asked for."""
+        self.end(str(error), error.exit_status, error if self._debug else None)
 
-    def end(self, message: str, exit_status: int) -> NoReturn:
+    def end(self, message: str, exit_status: int, traced: ShardlabelError | None = None) -> NoReturn:
         if self._is_log_json:
-            _log.error("%s", message, extra={"fields": {"exit_status": exit_status}})
+            _log.error("%s", message, exc_info=traced, extra={"fields": {"exit_status": exit_status}})
         else:
-            text = f"shardlabel: {message}"
+            lines = [] if traced is None else ["".join(traceback.format_exception(traced)).rstrip()]
+            text = "\n".join([*lines, f"shardlabel: {message}"])
             self.console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(exit_status)
 

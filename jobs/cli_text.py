@@ -56,12 +56,12 @@ def describe(found: OutputStatus) -> str:
     if len(found.provenance) > 1:
         lines.append(f"made by {len(found.provenance)} versions of the software; --json has them all")
     lines += [f"not ours   {name}" for name in found.foreign_files]
-    run = found.last_run
+    run = None if found.is_complete else found.last_run
     if run is not None and run.seems_alive:
         lines[0] = f"running on {run.host}, process {run.pid}: last sign of life {run.seconds_since_sign:.0f} s ago"
     elif run is not None and run.state == "running":
         lines[0] += f"; the last one, on {run.host}, gave no sign of life for {run.seconds_since_sign:.0f} s"
-    elif run is not None and not found.is_complete:
+    elif run is not None:
         lines[0] += f"; the last one {'was ' if run.state == 'stopped' else ''}{run.state}"
     if run is not None and run.state != "done":
         lines[1] = f"parts      {found.num_parts:,} of {run.num_splits:,}, {run.num_attempts:,} being labelled on Ray"

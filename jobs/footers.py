@@ -7,7 +7,6 @@ it the same size and time of change, so a part that was replaced, by whomever, i
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -21,7 +20,7 @@ from jobs import storage
 from jobs.listing import find
 from jobs.parts import ORIGIN, PartIdentity, make_identity, read_identity
 from jobs.storage import Location
-from jobs.stores import FOOTER_THREADS
+from jobs.stores import read_each
 
 REMEMBERED = "_shardlabel/footers.pq"
 _SCHEMA = pa.schema(
@@ -70,10 +69,9 @@ def read_footers(output: Location) -> Footers:
     found: dict[str, PartIdentity | None] = dict.fromkeys(files)
     remembered = _recall(output, files)
     unread, known = [name for name in files if name not in remembered], list[dict[str, Any]]()
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        read = pool.map(lambda name: read_identity(output.join(name), files[name].size or 0, known), unread)
-        found |= remembered
-        found |= dict(zip(unread, read, strict=True))
+    read = read_each(lambda name: read_identity(output.join(name), files[name].size or 0, known), unread)
+    found |= remembered
+    found |= dict(zip(unread, read, strict=True))
     return Footers(found, files, listed_ns, len(unread))
 
 

@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Literal, Self
 
 from inference.errors import OutputError
-from jobs import storage
+from jobs import manifest, storage
 from jobs.parts import PartRecord
+from jobs.patience import DEAD_SECONDS
 from jobs.stopping import Stopped
 from jobs.storage import Location
 
@@ -67,8 +68,22 @@ def read_note(output: Location) -> RunNote | None:
         return None
 
 
+def find_work(output: Location) -> list[str]:
+    """Notes of what is being labelled while a run is at work; those that remain of processes that died are left out.
+
+    They are compared with the time of the run's own note, which is seconds old: both are told by the same clock,
+    the store's.
+
+    Raises:
+        OutputError: they cannot be listed.
+    """
+    beat_ns = storage.look(output.join(RUN)).mtime_ns or 0
+    since_ns = beat_ns - int(DEAD_SECONDS * 10**9)
+    return [name for name, changed_ns in manifest.read_attempts(output).items() if (changed_ns or beat_ns) > since_ns]
+
+
 class Heartbeat:
-    """Keeps the note while a run labels, and in the end writes how it ended."""
+    """Keeps the note while a run is at work, and in the end writes how it ended."""
 
     def __init__(self, output: Location, note: RunNote) -> None:
         """Say so when a run begins with this note."""

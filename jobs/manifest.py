@@ -3,6 +3,7 @@
 The parts are the truth (their footers say what they are); `_shardlabel/manifest.json` says whose directory it is.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -26,6 +27,11 @@ CLAIM_SECONDS = 5.0
 """Between two looks at the claim."""
 
 _ATTEMPTS = "_shardlabel/attempts"
+
+# Bytes of a note's name, without its number: most filesystems take 255.
+_MAX_NAME = 200
+# Of a longer name, so many characters stay: how many others a bundle has is told at its end.
+_NUM_KEPT = 12
 
 _BEFORE = {"model.deduplicate": False, "model.fp8": False}
 """What holds of an output that was begun before there was such a key."""
@@ -218,9 +224,11 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> Location | N
 
     What a process that is killed has noted is what remains of it; who gets through removes the note.
     """
+    name = part.replace("/", "%2F")  # flat: not every store nests empty files
+    if len(name.encode()) > _MAX_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest() + name[-_NUM_KEPT:]
     for number in range(max_attempts):
-        name = f"{part.replace('/', '%2F')}.{number}"  # flat: not every store nests empty files
-        note = output.join(f"{_ATTEMPTS}/{name}")
+        note = output.join(f"{_ATTEMPTS}/{name}.{number}")
         if storage.read_text(note) is None:
             storage.write(note, b"")
             return note

@@ -1,5 +1,7 @@
 """The nodes of a cluster: what they offer, and whether each has the job's checkpoint, asked before one is loaded."""
 
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -7,6 +9,7 @@ from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ModelError, ShardlabelError
 from jobs.resources import Node, available_cpus
+from jobs.stopping import POLL_SECONDS
 
 # A node reads its copy of the weights once for this. Whoever has not answered by then is asked by its Predictors.
 _ANSWER_SECONDS = 300.0
@@ -29,12 +32,13 @@ def list_nodes() -> list[Node]:
     return nodes
 
 
-def check_nodes(model: ModelConfig, weights: str) -> frozenset[str]:
+def check_nodes(model: ModelConfig, weights: str, is_to_end: Callable[[], bool] = lambda: False) -> frozenset[str]:
     """Compare the checkpoint of every other node with this one's: all nodes at once, one task each.
 
     Args:
         model: a folder, or a hub id with its commit, which says by itself what every node loads.
         weights: the `weights_digest` of this node's.
+        is_to_end: asked several times a second; no answer is waited for any longer when it says so.
 
     Returns:
         The ids of the nodes that have it; one that joins later is looked at by `check_here`.
@@ -53,7 +57,10 @@ def check_nodes(model: ModelConfig, weights: str) -> frozenset[str]:
         look.options(scheduling_strategy=_only_on(node["NodeID"])).remote(model.model_dump_json(), weights): node
         for node in others
     }
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
+    ready, until = list[Any](), time.monotonic() + _ANSWER_SECONDS
+    # In short waits, since Ray hands on no exception that a signal's handler raises within one (2.60, _raylet.pyx).
+    while len(ready) < len(asked) and time.monotonic() < until and not is_to_end():
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
     known, wrong = {here}, list[tuple[str, str]]()
     for answer in ready:
         node = asked[answer]

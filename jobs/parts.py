@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,12 +123,14 @@ def read_identity(location: Location, size: int, known: list[dict[str, Any]]) ->
     Raises:
         OutputError: its store does not answer, which says nothing of whose the file is.
     """
-    try:
-        metadata = read_footer(location.filesystem, location.path, size)
-    except (pa.ArrowException, OSError):
-        storage.check_reachable(location)
-        return None
-    return _identity(metadata, known)
+    for _ in range(2):
+        with suppress(pa.ArrowException, OSError):
+            return _identity(read_footer(location.filesystem, location.path, size), known)
+        listed, size = size, storage.look(location).size or 0
+        if size == listed:
+            break
+        # Another run of the job has replaced it since it was listed.
+    return None
 
 
 def parse_part(content: bytes) -> tuple[PartIdentity, pq.ParquetFile] | None:

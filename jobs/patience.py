@@ -17,6 +17,9 @@ Item = TypeVar("Item")
 _BEAT_SECONDS = 60.0
 """Between two signs of life of a process at work."""
 
+DEAD_SECONDS = 3 * _BEAT_SECONDS
+"""A note that has not changed for so long is what remains of a process that died."""
+
 CHECK_SECONDS = 900.0
 """Between two looks for signs of life: a run that has stood still is stopped after 30 minutes."""
 
@@ -58,7 +61,7 @@ def wait_patiently(
         items: whose next may never come.
         signs_of_life: something that changes as long as work is going on.
         is_to_end: asked several times a second; nothing more is waited for when it says so.
-        give_up: called when not all items have come; makes the one that is waited for fail, or be the last.
+        give_up: called in the end, however it came; makes an item that is still waited for fail, or be the last.
 
     Raises:
         JobError: nothing came, and nothing changed between two looks.

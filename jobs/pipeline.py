@@ -19,6 +19,7 @@ from jobs import manifest
 from jobs.bundles import bundle, planned
 from jobs.cluster import connected, end_execution, tell_to_stop
 from jobs.config import RunConfig
+from jobs.heartbeat import find_work
 from jobs.nodes import check_nodes, list_nodes
 from jobs.parts import PartRecord
 from jobs.patience import wait_patiently
@@ -95,9 +96,10 @@ class RayExecutor:
         """Yield the record of every split, in the order in which they are done."""
         import ray.data
 
+        weights = work.origin.fingerprint["model.weights"]
+        known = check_nodes(work.model, weights, lambda: self._stop.reason is not None)
         if self._stop.reason is not None:
             return
-        known = check_nodes(work.model, work.origin.fingerprint["model.weights"])
         work = dataclasses.replace(work, known_nodes=known)
         resources = work.resources
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -131,10 +133,12 @@ class RayExecutor:
         try:
             batches: Iterable[Any] = records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             attempts = partial(manifest.read_attempts, work.output)
-            drain = Drain(self._stop, partial(tell_to_stop, work.run_id), attempts)
+            drain = Drain(self._stop, partial(tell_to_stop, work.run_id), partial(find_work, work.output))
             for batch in wait_patiently(iter(batches), attempts, drain.is_done, partial(end_execution, work.run_id)):
                 found = [PartRecord(**json.loads(record)) for record in batch.column("record").to_pylist()]
-                yield from (record for record in found if record.error != NOT_BEGUN)
+                if begun := [record for record in found if record.error != NOT_BEGUN]:
+                    drain.saw_work()
+                yield from begun
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ShardlabelError):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from inference.errors import FingerprintError, JobError, OutputError
@@ -54,27 +54,13 @@ def run_job(  # noqa: PLR0913 - all but the job have defaults or are called back
         committed = manifest.read_committed(plan, retry_failed=retry_failed)
         run = _Run(job, plan, committed, started)
     on_start(plan, committed)
-    if not committed.pending:
-        remember(plan.output, committed.footers)
-    elif stop.reason is None:
-        with suppress(Stopped):
-            run.label(on_record, stop)
-    report = run.report(stop.reason)
-    is_stopped = report.stopped is not None
-    pruned = committed.vanished if prune and not is_stopped else {}
-    if report.new_parts or not is_stopped:
-        with _fails_the_run():
-            run.index.remove(pruned)
-            run.index.publish()
-    if is_stopped:
-        return report
-    run.limit.finish()
-    doomed = [*committed.stale, *(part for parts in pruned.values() for part in parts)]
-    if committed.pending or doomed or not manifest.is_complete(plan.output):
-        with _fails_the_run():
-            run.index.drop_copies()
-            manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
-    return report
+    with run.ending:
+        if not committed.pending:
+            remember(plan.output, committed.footers)
+        elif stop.reason is None:
+            with suppress(Stopped):
+                run.label(on_record, stop)
+        return run.finish(stop.reason, prune=prune)
 
 
 def _choose_executor(job: JobConfig, stop: Stop) -> RayExecutor | LocalExecutor:
@@ -93,8 +79,10 @@ class _Run:
         self._failed = {shard.name: str(shard.error) for shard in plan.bad_shards}
         self._pending_rows = {split.part: split.num_rows for split in committed.pending}
         self._num_rows = sum(split.num_rows for split in plan.splits)
-        self.limit = FailureLimit(job.run.max_failed_fraction, self._num_rows, committed.records)
-        self.index = Index(plan.output, plan.splits, committed.pending, committed.identities)
+        self._limit = FailureLimit(job.run.max_failed_fraction, self._num_rows, committed.records)
+        self._index = Index(plan.output, plan.splits, committed.pending, committed.identities)
+        self.ending = ExitStack()
+        """Ends the note of a run that has labelled all; what fails until then fails the run."""
 
     def label(self, on_record: Callable[[PartRecord], None], stop: Stop) -> None:
         """Label what is pending.
@@ -104,17 +92,45 @@ class _Run:
             Stopped: it was asked to stop, and some is left.
         """
         plan, committed = self._plan, self._committed
-        with undone_if_refused(plan, committed), _choose_executor(self._job, stop) as executor:
+        with undone_if_refused(plan, committed) as before, _choose_executor(self._job, stop) as executor:
             work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
             self._fingerprint = work.origin.fingerprint
-            _begin(plan, committed, self.index, self._fingerprint)
-            with Heartbeat(plan.output, self._note(work.run_id)) as heartbeat:
+            if stop.reason is not None:
+                raise Stopped  # while Ray started: nothing is touched yet
+            before.is_begun = True
+            _begin(plan, committed, self._index, self._fingerprint)
+            with ExitStack() as stack:
+                heartbeat = stack.enter_context(Heartbeat(plan.output, self._note(work.run_id)))
                 for record in _execute(executor, committed, work):
                     heartbeat.add(record, self._pending_rows.pop(record.part))
                     on_record(record)
                     self._add(record)
+                if self._pending_rows and stop.reason is None:
+                    left = f"{len(self._pending_rows):,} of {len(plan.splits):,} splits"
+                    msg = f"the run ended with {left} left, though nobody stopped it; run again to label them"
+                    raise JobError(msg)
                 if self._pending_rows:
                     raise Stopped
+                self.ending.push(stack.pop_all())
+
+    def finish(self, stopped_by: str | None, *, prune: bool) -> RunReport:
+        """Publish what was labelled, and if that is all, tidy up and say that it is complete."""
+        plan, committed, report = self._plan, self._committed, self._report(stopped_by)
+        is_stopped = report.stopped is not None
+        pruned = committed.vanished if prune and not is_stopped else {}
+        if report.new_parts or not is_stopped:
+            with _fails_the_run():
+                self._index.remove(pruned)
+                self._index.publish()
+        if is_stopped:
+            return report
+        self._limit.finish()
+        doomed = [*committed.stale, *(part for parts in pruned.values() for part in parts)]
+        if committed.pending or doomed or not manifest.is_complete(plan.output):
+            with _fails_the_run():
+                self._index.drop_copies()
+                manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
+        return report
 
     def _add(self, record: PartRecord) -> None:
         if record.error is not None:
@@ -122,8 +138,8 @@ class _Run:
             return
         self._new.append(record)
         with _fails_the_run():
-            self.index.add(record.part)
-        self.limit.add(record)
+            self._index.add(record.part)
+        self._limit.add(record)
 
     def _note(self, run_id: str) -> RunNote:
         now = time.time()
@@ -137,7 +153,7 @@ class _Run:
             pending_rows=sum(self._pending_rows.values()),
         )
 
-    def report(self, stopped_by: str | None) -> RunReport:
+    def _report(self, stopped_by: str | None) -> RunReport:
         """Add it up; what asked for a stop stopped the run only if something is left."""
         num_pending = len(self._pending_rows)
         return summarise(

@@ -5,7 +5,6 @@ In: paths and a `split_rows`. Out: `Split`s, each a run of rows of one shard and
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import PurePosixPath
@@ -18,7 +17,7 @@ from inference.errors import ConfigError, InputError
 from jobs import storage
 from jobs.listing import find
 from jobs.storage import Location
-from jobs.stores import FOOTER_THREADS, mtime_ns, read_footer
+from jobs.stores import mtime_ns, read_each, read_footer
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +106,7 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
                 msg = f"input.path: {found[name][0]} and {location} would both become the part {name}; run two jobs"
                 raise ConfigError(msg)
     known: list[pa.Schema] = []
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(lambda item: _read_footer(item[0], item[1][0], item[1][1], known), sorted(found.items())))
+    return read_each(lambda item: _read_footer(item[0], *item[1], known), sorted(found.items()))
 
 
 def _is_named(path: str, info: FileInfo) -> bool:

@@ -10,7 +10,7 @@ from inference.errors import OutputError
 from jobs import manifest
 from jobs.bundles import count_splits
 from jobs.footers import read_footers
-from jobs.heartbeat import BEAT_SECONDS, read_note
+from jobs.heartbeat import BEAT_SECONDS, find_work, read_note
 from jobs.parts import PartIdentity
 from jobs.report import hash_fingerprint
 from jobs.storage import Location, locate
@@ -41,7 +41,7 @@ class LastRun:
     num_pending: int
     """Splits that it has or had still to label."""
     num_attempts: int
-    """Splits that are being labelled now, by workers on Ray; some of a run that was killed."""
+    """Splits that are being labelled now, by workers on Ray; none when the run seems dead."""
     new_rows: int
     rows_per_second: float
     """In the last two minutes."""
@@ -72,7 +72,7 @@ def read_last_run(output: Location) -> LastRun | None:
         num_splits=note.num_splits,
         num_rows=note.num_rows,
         num_pending=note.num_pending,
-        num_attempts=sum(map(count_splits, manifest.read_attempts(output))),
+        num_attempts=sum(map(count_splits, find_work(output))) if seems_alive else 0,
         new_rows=note.new_rows,
         rows_per_second=note.rows_per_second,
         estimated_seconds_left=note.pending_rows / note.rows_per_second if is_moving else None,
@@ -115,6 +115,7 @@ def read_status(output: str) -> OutputStatus:
         InputError: the location cannot be opened.
     """
     location = locate(output)
+    last_run = read_last_run(location)  # first: a run that ends meanwhile is then complete, not done and incomplete
     identities = read_footers(location).identities
     parts = [identity for identity in identities.values() if identity is not None]
     fingerprint = manifest.read_fingerprint(location) or (parts[0].fingerprint if parts else None)
@@ -136,7 +137,7 @@ def read_status(output: str) -> OutputStatus:
         job=fingerprint,
         provenance=_distinct(parts),
         foreign_files=sorted(name for name, identity in identities.items() if identity is None),
-        last_run=read_last_run(location),
+        last_run=last_run,
     )
 
 

@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
 """Between two looks whether splits are still being labelled."""
 
-_WRITE_SECONDS = 3.0
+_WRITE_SECONDS = 10.0
 """How long the part of a split that is labelled may take to be written; nothing shows that it is under way."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -69,17 +69,14 @@ class Stop:
             return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         self._is_listening = True
-        self._install()
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
         try:
             yield
         finally:
             self._is_listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _install(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._take(number)
@@ -122,8 +119,9 @@ class Stop:
             signal.alarm(0)
             self._take(signal.SIGTERM)
             raise Stopped from ended
-        if self._is_listening and self._reason is None:
-            self._install()
+        if self._is_listening:
+            # SIGINT's, which Ray leaves alone, is as SIGTERM's was: ours, or the default since a signal has come.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
 
 
 class Drain:
@@ -140,6 +138,11 @@ class Drain:
         self._stop, self._tell, self._find_work = stop, tell, find_work
         self._worked_at: float | None = None
         self._look_at = 0.0
+
+    def saw_work(self) -> None:
+        """Learn that a split came to its end: others may be about to."""
+        if self._worked_at is not None:
+            self._worked_at = time.monotonic()
 
     def is_done(self) -> bool:
         """Whether nothing more is to be waited for; False as long as nobody asks for a stop."""

@@ -133,14 +133,14 @@ def _explained(location: Location, verb: str) -> Iterator[None]:
         raise OutputError(msg) from error
 
 
-def check_reachable(location: Location) -> None:
-    """Ask the store for a file, there or not.
+def look(location: Location) -> pafs.FileInfo:
+    """What the store says of a file now, there or not.
 
     Raises:
         OutputError: there is no answer.
     """
     with _explained(location, "read"):
-        location.filesystem.get_file_info(location.path)
+        return location.filesystem.get_file_info(location.path)
 
 
 def write(location: Location, content: pa.Buffer | bytes) -> None:

@@ -2,6 +2,9 @@
 
 import os
 import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
@@ -11,11 +14,14 @@ import pyarrow.parquet as pq
 
 from inference.errors import ConfigError, InputError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 # Up to 20 s apart, with jitter: 80 to 100 s until a store that stays away is given up.
 _MAX_ATTEMPTS = 10
 
-FOOTER_THREADS = 16
-"""How many footers are read at once: they wait for the disk or the store, not for the CPU."""
+# Footers that are read at once: they wait for the disk or the store, not for the CPU.
+_FOOTER_THREADS = 16
 
 _PARQUET = pads.ParquetFileFormat()
 
@@ -83,6 +89,15 @@ def read_footer(filesystem: pafs.FileSystem, path: str, size: int) -> pq.FileMet
         ArrowException: it is no Parquet file of this size.
     """
     return _PARQUET.make_fragment(path, filesystem, file_size=size).metadata
+
+
+def read_each(read: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What a function reads for each, many at once, in their order; a signal halfway waits only for what has begun."""
+    pool = ThreadPoolExecutor(_FOOTER_THREADS)
+    try:
+        return list(pool.map(read, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def upload(filesystem: pafs.FileSystem, path: str, content: pa.Buffer | bytes) -> None:

@@ -19,23 +19,27 @@ from jobs.storage import Location
 
 
 @contextmanager
-def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[None]:
+def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator["Bookkeeping"]:
     """Put the directory's bookkeeping back when a run is refused, or the first one stopped, before it wrote a part.
 
     Args:
         plan: of this run.
         committed: the directory before it.
 
+    Yields:
+        What is to be told when the run begins to change the directory.
+
     Raises:
         JobError: the request is wrong, but parts are written, by this run or by another one of the same job.
     """
-    before = _Bookkeeping(plan.output)
+    before = Bookkeeping(plan.output)
     try:
-        yield
+        yield before
     except Stopped:
         # Else the claim would refuse whoever mends the job meanwhile, as if something were there.
         with suppress(OutputError):  # the stop comes first
-            if not committed.identities and not footers.read_footers(plan.output).identities:
+            is_ours = before.is_begun and manifest.is_claimed(plan.output, committed.fingerprint)
+            if is_ours and not committed.identities and not footers.read_footers(plan.output).identities:
                 before.restore()
         raise
     except FingerprintError:
@@ -43,6 +47,8 @@ def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[Non
     except JobError:
         raise
     except ShardlabelError as error:
+        if not before.is_begun:
+            raise  # what is there was begun by another run
         try:
             if footers.read_footers(plan.output).identities != committed.identities:
                 msg = f"the run stopped: {error}; the parts written until now stay"
@@ -55,10 +61,14 @@ def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator[Non
         raise
 
 
-class _Bookkeeping:
+class Bookkeeping:
     """What a run changes before its first part is written."""
 
+    is_begun = False
+    """Whether the run has begun to change it; until then there is nothing of its own to take back."""
+
     def __init__(self, output: Location) -> None:
+        """Keep what is there."""
         self._output = output
         names = (index.INDEX, footers.REMEMBERED, heartbeat.RUN, manifest.SUCCESS, manifest.MANIFEST)
         self._files = {name: storage.read_bytes(output.join(name)) for name in names}

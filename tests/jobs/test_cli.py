@@ -10,7 +10,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from inference.errors import ModelError
 from jobs.cli import app
 from tests.jobs.conftest import MakeJob, rows_of
 
@@ -105,8 +104,14 @@ def test_a_corrupt_shard_is_status_1_after_everything_else_is_done(
     assert pq.read_metadata(tmp_path / "out" / "a.parquet").num_rows == 25
 
 
-def test_debug_shows_the_traceback(job_file: Path) -> None:
-    assert isinstance(shardlabel(job_file, "model.name=/nowhere", "--debug").exception, ModelError)
+def test_debug_shows_the_traceback_above_the_message_and_ends_with_the_same_status(job_file: Path) -> None:
+    result = shardlabel(job_file, "model.name=/nowhere", "--debug")
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, *traceback, last = result.stderr.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert traceback[-1].startswith("inference.errors.ModelError: ")
+    assert traceback[-1].removeprefix("inference.errors.ModelError: ") == last.removeprefix("shardlabel: ")
+    assert "there is no folder /nowhere" in last
 
 
 def test_a_job_file_that_is_missing_is_status_2(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_what_goes_wrong_is_the_last_line(make_job: MakeJob, tmp_path: Path) -> 
     assert (status, stdout, len(lines), lines[0]["exit_status"]) == (2, "", 1, 2)
 
 
+def test_with_debug_the_last_line_holds_the_traceback(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(make_job().model_dump_json())
+    status, stdout, lines = lines_of("run", str(tmp_path / "job.yaml"), "model.name=/nowhere", "--debug")
+    assert (status, stdout, lines[-1]["exit_status"]) == (2, "", 2)
+    assert "there is no folder /nowhere" in lines[-1]["message"]
+    assert lines[-1]["exception"].startswith("Traceback (most recent call last):\n")
+    assert f"inference.errors.ModelError: {lines[-1]['message']}" in lines[-1]["exception"].splitlines()
+
+
 def test_a_run_that_is_stopped_says_so_in_its_last_line(make_job: MakeJob, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(make_job().model_dump_json())
     status, _, lines = lines_of("run", str(tmp_path / "job.yaml"), "--max-seconds", "0")

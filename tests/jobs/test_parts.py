@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from jobs.parts import Origin, PartIdentity, PartRecord, read_identity, write_part
 from jobs.shards import Split
@@ -80,3 +81,24 @@ def test_a_file_of_somebody_else_has_no_identity(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     assert identity_of(tmp_path / "foreign.parquet") is None
     assert identity_of(tmp_path / "torn.parquet") is None
+
+
+@pytest.mark.parametrize("order", [(1, 3), (3, 1)], ids=["by a larger one", "by a smaller one"])
+def test_a_part_that_another_run_replaces_after_it_was_listed_is_read_as_it_is_now(
+    tmp_path: Path, order: tuple[int, int]
+) -> None:
+    sizes = []
+    for num_rows in order:
+        record = write_part(locate(str(tmp_path)), SPLIT, TABLE.slice(0, num_rows), TABLE.schema, ORIGIN)
+        sizes.append((tmp_path / SPLIT.part).stat().st_size)
+    assert sizes[0] != sizes[1]
+    found = read_identity(locate(str(tmp_path / SPLIT.part)), sizes[0], [])
+    assert found is not None
+    assert (found.record, found.record.num_rows) == (record, order[1])
+
+
+def test_what_is_no_part_is_none_whatever_size_it_was_listed_with(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "foreign.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    for name in ("foreign.parquet", "torn.parquet", "gone.parquet"):
+        assert read_identity(locate(str(tmp_path / name)), 1000, []) is None

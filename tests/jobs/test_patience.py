@@ -83,6 +83,20 @@ def test_a_note_changes_as_long_as_its_split_is_worked_on(tmp_path: Path) -> Non
     assert read_attempts(output) == after
 
 
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_a_part_whose_name_is_as_long_as_a_name_may_be_is_noted_too(tmp_path: Path, letter: str) -> None:
+    output = locate(str(tmp_path))
+    part = f"deep/{letter * (242 // len(letter.encode()))}.parquet"
+    assert len(part.encode()) == len("deep/") + 250
+    names = (part, f"x{part}", f"{part}.and63")
+    for name in names:
+        assert [note_attempt(output, name, 2) is None for _ in range(3)] == [False, False, True]
+    notes = sorted(read_attempts(output))
+    assert len(notes) == 2 * len(names)
+    assert [note[-8:] for note in notes if ".and" in note] == [".and63.0", ".and63.1"]
+    assert all(len(note.encode()) <= 255 for note in notes)
+
+
 def test_a_split_that_ray_has_done_again_and_again_was_labelled_every_time(make_job: MakeJob) -> None:
     plan = make_plan(make_job())
     committed = read_committed(plan)

@@ -12,6 +12,8 @@ import pytest
 from transformers import pipeline
 
 from inference.errors import ConfigError, FingerprintError, InputError, JobError, ModelError, OutputError
+from jobs import pipeline as flow
+from jobs.stopping import as_done
 from jobs.storage import TEMPORARY_SUFFIX
 from tests.families import build_checkpoint
 from tests.jobs.conftest import ROWS_PER_SHARD, MakeJob, part_bytes, read_parts, rows_of, run
@@ -341,6 +343,20 @@ def test_a_failing_write_fails_the_run(make_job: MakeJob, tmp_path: Path) -> Non
     (tmp_path / "out" / "b.parquet" / ".keep").touch()
     with pytest.raises(JobError, match=r"b\.parquet: cannot be written .* run again to finish"):
         run(make_job())
+
+
+def test_a_run_that_hears_nothing_more_of_its_splits_though_nobody_stopped_it_has_failed(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(run={"num_actors": 1})
+    monkeypatch.setattr(flow, "as_done", lambda futures, stop: as_done(futures[:1], stop))
+    with pytest.raises(JobError, match=r"ended with 2 of 3 splits left, though nobody stopped it; run again") as caught:
+        run(job)
+    assert caught.value.exit_status == 1
+    assert not (Path(job.output.path) / "_SUCCESS").exists()
+    monkeypatch.undo()
+    assert run(job).is_complete
+    assert [row["id"] for row in read_parts(job.output.path)] == list(range(45))
 
 
 @pytest.mark.parametrize("size", [0, 7, 900])

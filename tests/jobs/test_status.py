@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from jobs import manifest, status, storage
 from jobs.bundles import Carried, note_name
 from jobs.cli_text import describe
 from jobs.config import JobConfig
-from jobs.heartbeat import RunNote, read_note
+from jobs.heartbeat import RunNote, find_work, read_note
 from jobs.status import read_status
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, read_parts, run
@@ -179,6 +180,48 @@ def test_the_end_of_a_run_is_told(make_job: MakeJob) -> None:
     assert describe(read_status(job.output.path)).startswith("not complete: run the job again; the last one failed\n")
 
 
+def test_a_run_that_fails_when_all_is_labelled_is_not_done(make_job: MakeJob, shards: Path) -> None:
+    good = (shards / "a.parquet").read_bytes()
+    (shards / "a.parquet").write_bytes(good[:4] + b"\xff" * 200 + good[204:])
+    # Without a.parquet 2 of 20 rows fail, which is 4 % of all 45 and 10 % of those that are done in the end.
+    job = make_job(run={"max_failed_fraction": 0.06})
+    with pytest.raises(JobError, match="2 of 20 rows failed"):
+        run(job)
+    assert describe(read_status(job.output.path)).startswith("not complete: run the job again; the last one failed\n")
+
+
+@pytest.mark.parametrize("seconds", [0, 1000], ids=["alive", "dead"])
+def test_an_output_that_is_complete_is_complete_whatever_a_run_has_noted(make_job: MakeJob, seconds: float) -> None:
+    job = make_job()
+    run(job)
+    output = locate(job.output.path)
+    note = read_note(output)
+    assert note is not None
+    running = dataclasses.replace(note, state="running", updated=time.time() - seconds, rows_per_second=9.0)
+    storage.write(output.join("_shardlabel/run.json"), json.dumps(dataclasses.asdict(running)).encode())
+    assert describe(read_status(job.output.path)).startswith("complete\nparts      3\nrows       45, 5 failed")
+
+
+def test_the_note_says_done_only_when_the_output_is_complete(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    states, finish = list[str](), manifest.finish
+
+    def noted() -> str:
+        note = read_note(locate(job.output.path))
+        assert note is not None
+        return note.state
+
+    def finish_and_look(*what: Any, **how: Any) -> None:
+        finish(*what, **how)
+        states.append(noted())
+
+    monkeypatch.setattr(manifest, "finish", finish_and_look)
+    run(job)
+    assert [*states, noted()] == ["running", "done"]
+
+
 def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None:
     output, now = locate(str(tmp_path)), time.time()
     note = RunNote(
@@ -195,3 +238,23 @@ def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None
         assert found is not None
         assert (found.estimated_seconds_left, found.num_attempts) == (expected, 6)
         assert 12 <= found.seconds_since_sign < 40
+
+
+def test_what_dead_workers_and_dead_runs_have_noted_is_not_being_labelled(tmp_path: Path) -> None:
+    output, now = locate(str(tmp_path)), time.time()
+    begun = RunNote(run_id="a", started=now, updated=now, num_splits=9, num_rows=900, num_pending=3, pending_rows=300)
+
+    def write(name: str, age: float, content: bytes = b"") -> None:
+        storage.write(output.join(f"_shardlabel/{name}"), content)
+        # The store's clock is an hour behind this machine's.
+        os.utime(tmp_path / "_shardlabel" / name, (now - 3600 - age,) * 2)
+
+    for name, age in {"alive": 0, "between two beats": 170, "dead": 190}.items():
+        write(f"attempts/{name}.0", age)
+    for updated, expected in ((now, 2), (now - 100, 0)):
+        note = dataclasses.replace(begun, updated=updated)
+        write("run.json", 0, json.dumps(dataclasses.asdict(note)).encode())
+        assert sorted(find_work(output)) == ["alive.0", "between two beats.0"]
+        found = status.read_last_run(output)
+        assert found is not None
+        assert found.num_attempts == expected

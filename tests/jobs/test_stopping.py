@@ -6,13 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from jobs import stopping
+from jobs.stopping import Drain, Stop
 from tests.faults import processes
 from tests.jobs.conftest import part_bytes
 from tests.jobs.test_kill import NUM_SHARDS, finish
 from tests.jobs.test_kill import job_file as job_file  # noqa: PLC0414 - a fixture
+from tests.jobs.test_undo import contents
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +66,71 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     (message,) = [line for line in stderr.splitlines() if line.startswith("shardlabel: ")]
     assert stderr.splitlines()[-1] == message
     return stdout, message
+
+
+def test_after_a_stop_what_is_labelled_and_what_is_written_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, notes, told = [100.0], ["a.parquet.0"], list[str]()
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stop = Stop()
+    drain = Drain(stop, lambda: told.append("to stop"), lambda: notes)
+
+    def is_done(seconds: float) -> bool:
+        clock[0] = 100 + seconds
+        return drain.is_done()
+
+    drain.saw_work()
+    assert (is_done(-50), told) == (False, [])
+    clock[0] = 100
+    stop.ask("SIGTERM")
+    assert [is_done(seconds) for seconds in (0, 2, 4)] == [False] * 3
+    notes.clear()
+    assert [is_done(seconds) for seconds in (5.5, 8)] == [False] * 2
+    drain.saw_work()
+    # Without the record it would be over at 14; without the notes, at 10.
+    assert [is_done(seconds) for seconds in (14.5, 17.9, 18.1)] == [False, False, True]
+    assert told == ["to stop"]
+
+
+def test_after_a_stop_nothing_is_waited_for_longer_than_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stop = Stop(max_seconds=7)
+    drain = Drain(stop, lambda: None, lambda: ["a.parquet.0"])
+    done = []
+    for clock[0] in (106.9, 107.0, 115.0, 126.9, 127.1):
+        drain.saw_work()
+        done.append(drain.is_done())
+    assert done == [False, False, False, False, True]
+
+
+def test_what_ray_does_to_the_handler_of_sigterm_is_undone() -> None:
+    stop = Stop()
+    with stop.listening():
+        with stop.kept():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))  # as ray.init does
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_a_signal_before_ray_had_its_handler_the_second_one_ends_the_process(number: signal.Signals) -> None:
+    stop = Stop(max_seconds=0)
+    with stop.listening():
+        with stop.kept():
+            signal.raise_signal(number)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))
+        assert stop.reason == number.name
+        assert {signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)} == {signal.SIG_DFL}
+
+
+def test_a_run_whose_time_was_up_while_ray_started_still_hears_a_signal() -> None:
+    stop = Stop(max_seconds=0)
+    with stop.listening():
+        with stop.kept():
+            assert stop.reason == "max_seconds"
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +188,7 @@ RAY_STARTS = (
 @pytest.mark.parametrize(
     ("executor", "code"),
     [("local", LOADING), ("local", BEGINNING), ("ray", BEGINNING), ("ray", RAY_STARTS), ("ray", RAY_IS_THERE)],
-    ids=["local, loading", "local, beginning", "ray, loading", "ray, starting it", "ray, after its start"],
+    ids=["local, loading", "local, beginning", "ray, beginning", "ray, starting it", "ray, after its start"],
 )
 def test_a_first_run_that_is_terminated_before_a_part_is_written_leaves_no_claim(
     job_file: Path, tmp_path: Path, executor: str, code: str
@@ -130,6 +199,20 @@ def test_a_first_run_that_is_terminated_before_a_part_is_written_leaves_no_claim
         assert (report["stopped"], report["num_pending"], report["num_parts"]) == ("SIGTERM", NUM_SHARDS, 0)
     assert message.startswith("shardlabel: stopped by SIGTERM: 24 of 24 splits are left")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_terminated_before_it_begins_leaves_a_finished_output_finished(
+    job_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    finish(job_file, output, "local")
+    (output / "000.parquet").unlink()
+    before = contents(output)
+    assert "_SUCCESS" in before
+    code = f"nodes = pipeline.LocalExecutor.nodes; pipeline.LocalExecutor.nodes = lambda how: [{KILL}, nodes(how)][1]"
+    report = json.loads(end(start(job_file, output, "run.executor=local", code=code))[0])
+    assert (report["stopped"], report["num_pending"], report["new_parts"]) == ("SIGTERM", 1, 0)
+    assert contents(output) == before
 
 
 def test_a_run_that_is_terminated_when_all_is_labelled_finishes(

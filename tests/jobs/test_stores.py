@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from inference.errors import ConfigError
 from jobs import storage
 from jobs.cli import app
 from jobs.listing import find
+from jobs.stopping import Stopped
 from jobs.storage import locate
+from jobs.stores import read_each
 from tests.jobs.conftest import MakeJob, part_bytes, run
 from tests.jobs.faulty_proxy import Fault, Request, faulty_proxy
 from tests.jobs.s3_server import ACCESS_KEY, ENVIRONMENT, SECRET_KEY, Store
@@ -160,3 +164,22 @@ def test_the_name_of_a_place_leaves_the_options_out() -> None:
 def test_a_refusal_is_a_wrong_request() -> None:
     with pytest.raises(ConfigError, match=r"s3://…@bucket/a: holds credentials; leave them out"):
         locate("s3://AKIDX:hUsH@bucket/a")
+
+
+def test_a_signal_while_footers_are_read_does_not_wait_for_those_that_are_not_begun() -> None:
+    is_reading, read = threading.Event(), list[int]()
+
+    def slowly(number: int) -> None:
+        is_reading.wait()
+        time.sleep(0.02)
+        read.append(number)
+
+    def numbers() -> Iterator[int]:
+        yield from range(1000)
+        is_reading.set()
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        read_each(slowly, numbers())
+    assert len(read) < 500
+    assert read_each(lambda number: -number, range(100)) == [-number for number in range(100)]

@@ -11,6 +11,7 @@ import pytest
 from inference.errors import ConfigError, FingerprintError, JobError, ModelError
 from jobs import manifest, storage
 from jobs.plan import Plan, make_plan
+from jobs.stopping import Stopped
 from jobs.storage import locate
 from jobs.undo import undone_if_refused
 from tests.inference.conftest import edit_weights
@@ -65,12 +66,14 @@ def test_a_finished_output_stays_finished_when_the_model_no_longer_loads(
     assert run(job).new_rows == 34
 
 
-def refuse_after(act: Callable[[], object], plan: Plan) -> None:
-    """A run that finds the request wrong after something has happened to the directory."""
-    with undone_if_refused(plan, manifest.read_committed(plan)):
+def refuse_after(
+    act: Callable[[], object], plan: Plan, *, is_begun: bool = True, error: BaseException | None = None
+) -> None:
+    """A run that finds the request wrong, or is stopped, after something has happened to the directory."""
+    with undone_if_refused(plan, manifest.read_committed(plan)) as before:
+        before.is_begun = is_begun
         act()
-        msg = "wrong"
-        raise ConfigError(msg)
+        raise error or ConfigError("wrong")
 
 
 def test_what_was_written_meanwhile_is_not_taken_back(make_job: MakeJob, tmp_path: Path) -> None:
@@ -100,3 +103,22 @@ def test_a_second_job_that_comes_too_late_takes_back_no_sign_of_the_first(make_j
     with pytest.raises(FingerprintError):
         manifest.begin(locate(job.output.path), make_plan(job).fingerprint | {"model.dtype": "bfloat16"})
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("error", [Stopped(), ConfigError("wrong")], ids=["stopped", "refused"])
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_run_takes_back_what_it_began_and_not_what_another_one_of_the_same_job_did(
+    make_job: MakeJob, tmp_path: Path, error: BaseException, *, is_begun: bool
+) -> None:
+    plan = make_plan(make_job())
+    with pytest.raises(type(error)):
+        refuse_after(lambda: manifest.begin(plan.output, plan.fingerprint), plan, is_begun=is_begun, error=error)
+    assert (tmp_path / "out" / "_shardlabel" / "manifest.json").exists() == (not is_begun)
+
+
+def test_a_stopped_run_does_not_take_back_the_claim_of_another_job(make_job: MakeJob) -> None:
+    plan = make_plan(make_job())
+    other = plan.fingerprint | {"task.name": "another"}
+    with pytest.raises(Stopped):
+        refuse_after(lambda: manifest.begin(plan.output, other), plan, error=Stopped())
+    assert manifest.read_fingerprint(plan.output) == other
