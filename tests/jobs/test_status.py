@@ -20,6 +20,7 @@ from jobs.bundles import Carried, note_name
 from jobs.cli_text import describe
 from jobs.config import JobConfig
 from jobs.heartbeat import RunNote, find_work, read_note
+from jobs.index import Index
 from jobs.status import read_status
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, read_parts, run
@@ -202,24 +203,28 @@ def test_an_output_that_is_complete_is_complete_whatever_a_run_has_noted(make_jo
     assert describe(read_status(job.output.path)).startswith("complete\nparts      3\nrows       45, 5 failed")
 
 
-def test_the_note_says_done_only_when_the_output_is_complete(
+def test_the_note_says_done_when_all_is_published_and_before_the_sign_that_the_output_is_complete(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job()
-    states, finish = list[str](), manifest.finish
+    states, publish, finish = list[str | None](), Index.publish, manifest.finish
 
-    def noted() -> str:
+    def look() -> None:
         note = read_note(locate(job.output.path))
-        assert note is not None
-        return note.state
+        states.append(note and note.state)
 
-    def finish_and_look(*what: Any, **how: Any) -> None:
+    def publish_and_look(index: Index) -> None:
+        publish(index)
+        look()
+
+    def look_and_finish(*what: Any, **how: Any) -> None:
+        look()
         finish(*what, **how)
-        states.append(noted())
 
-    monkeypatch.setattr(manifest, "finish", finish_and_look)
+    monkeypatch.setattr(Index, "publish", publish_and_look)
+    monkeypatch.setattr(manifest, "finish", look_and_finish)
     run(job)
-    assert [*states, noted()] == ["running", "done"]
+    assert states == [None, "running", "done"]  # the index is published first when the run begins
 
 
 def test_an_estimate_is_what_is_left_at_the_latest_speed(tmp_path: Path) -> None:
