@@ -18,6 +18,7 @@ def run_demo(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_labels_real_docstrings_and_then_finds_its_work_done(tmp_path: Path) -> None:
     first = run_demo(tmp_path)

@@ -19,6 +19,7 @@ def test_a_seed_draws_the_same_faults_again_and_a_longer_campaign_begins_like_a_
     assert {fault.kind for fault in long} == set(KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_job_that_is_killed_starved_and_lied_to_ends_with_the_bytes_of_an_undisturbed_one() -> None:
     command = [sys.executable, "-m", "tests.faults", "--faults", "5", "--seed", "9", "--executor", "local"]

@@ -124,6 +124,7 @@ def test_the_module_is_the_command(job_file: Path) -> None:
     assert json.loads(done.stdout)["num_rows"] == 45
 
 
+@pytest.mark.slow
 def test_ray_stays_quiet(job_file: Path, shards: Path) -> None:
     pq.write_table(rows_of(50, 3), shards / "z.parquet")
     command = [sys.executable, "-m", "jobs", "run", str(job_file), "run.executor=ray", "run.num_actors=1"]
