@@ -29,7 +29,7 @@ class Resources:
 
     min_actors: int
     initial_actors: int
-    """Those that the nodes of the moment can hold; a pool grows by one after ten seconds otherwise."""
+    """Those that the nodes of the moment can hold, so that no node waits for the pool to grow."""
     max_actors: int
     gpus_per_actor: float
     threads_per_actor: int
