@@ -153,3 +153,14 @@ def test_a_vanished_shard_is_named_until_its_parts_are_pruned(job_file: Path, sh
     assert "(b.parquet); their parts were removed" in shardlabel(job_file, "--prune").stdout
     assert not (tmp_path / "out" / "b.parquet").exists()
     assert "vanished   " not in shardlabel(job_file).stdout
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["run", "job.yaml"], 0), (["run", "none.yaml"], 2)])
+def test_what_a_library_does_while_the_interpreter_ends_does_not_change_the_exit_status(
+    job_file: Path, arguments: list[str], status: int
+) -> None:
+    code = "import atexit, os; from jobs.cli import main; atexit.register(os.abort); main()"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=job_file.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert ("45 (45 in this run), 5 failed" in done.stdout) == (status == 0)
