@@ -211,7 +211,7 @@ def test_the_note_says_done_when_all_is_published_and_before_the_sign_that_the_o
 
     def look() -> None:
         note = read_note(locate(job.output.path))
-        states.append(note and note.state)
+        states.append(note.state if note else None)
 
     def publish_and_look(index: Index) -> None:
         publish(index)
