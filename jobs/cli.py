@@ -167,9 +167,9 @@ def _quiet_libraries() -> None:
 def main() -> None:
     """Entry point of the console script; it leaves without the interpreter's own teardown.
 
-    A split that was given up may still run, and would be waited for. And threads of the C++ libraries, which outlive
-    the interpreter, now and then abort the process (SIGABRT after the work was done, seen four times, with and without
-    Ray), while schedulers go by the exit status.
+    A split that was given up may still run, and would be waited for. And four runs, with and without Ray, were aborted
+    (SIGABRT) when their work was done: what is left of a process then are threads of C++ libraries, while schedulers go
+    by the exit status.
     """
     try:
         app(prog_name="shardlabel")
