@@ -5,7 +5,7 @@ length of the difference over that of the expected vector, or over 1 where that 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ def of_labels(pairs: Sequence[tuple[Any, float]], scores: Mapping[Any, float]) -
 
     So a label that was swapped for another one shows, though the confidence beside it is right.
     """
-    return max((math.inf if label not in scores else abs(value - scores[label]) for label, value in pairs), default=0.0)
+    return _largest(math.inf if label not in scores else abs(value - scores[label]) for label, value in pairs)
 
 
 def of_sets(pairs: Sequence[tuple[str, float]], scores: Mapping[str, float], thresholds: Mapping[str, float]) -> float:
@@ -58,7 +58,7 @@ def of_sets(pairs: Sequence[tuple[str, float]], scores: Mapping[str, float], thr
         for label, score in scores.items()
         if (label in named) != above(score, thresholds[label])
     ]
-    return max(of_labels(pairs, scores), *beyond, 0.0)
+    return _largest([of_labels(pairs, scores), *beyond])
 
 
 def above(score: float, threshold: float) -> bool:
@@ -87,6 +87,11 @@ def joined(*parts: Compared) -> Compared:
         expected=", ".join(part.expected for part in parts if part.expected),
         differences=differences,
     )
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Unlike Python's, this maximum is NaN where one of them is; of none it is 0."""
+    return float(np.max([0.0, *values]))
 
 
 def _flat(values: Any) -> NDArray[np.float64]:

@@ -107,7 +107,7 @@ class Reference:
         ]
         if reason or found[ERROR] is not None:
             if reason and found[ERROR] is None:
-                faults.append(f"it has an answer, and there can be none ({reason})")
+                faults.append(f"it has no error, and there can be no answer ({reason})")
             is_same = bool(reason) and found[ERROR] is not None
             return Verdict(
                 is_same=is_same,

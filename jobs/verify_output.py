@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inference.errors import OutputError
 from jobs import manifest
 from jobs.footers import Footers
-from jobs.index import Entry, read_index
+from jobs.index import INDEX, Entry, read_index
 from jobs.parts import PartIdentity
 from jobs.plan import Plan
 from jobs.shards import Split
@@ -32,15 +33,17 @@ class Listing:
 
 
 def check_listing(plan: Plan, fingerprint: dict[str, Any], footers: Footers) -> Listing:
-    """Compare the files of an output with the plan, the index and the sign that all is done.
-
-    Raises:
-        OutputError: the index cannot be read.
-    """
-    found, index = Listing(), read_index(plan.output)
+    """Compare the files of an output with the plan, the index and the sign that all is done."""
+    found, is_complete = Listing(), manifest.is_complete(plan.output)
+    index = _read_index(found, plan)
     for split in plan.splits:
         if split.part not in footers.files:
-            _without_part(found, split, index)
+            # Without an index it is not known which parts there were; all of them, if a run has finished.
+            if Entry.of(split) in index.get(split.shard, ()) or (is_complete and not index):
+                message = f"the part of {split.num_rows:,} rows of {split.shard} is gone, which a run had written"
+                found.problems.append(Problem("missing", message, split.part))
+            else:
+                found.new.append(split.shard)
             continue
         identity = footers.identities[split.part]
         if problem := _whose(plan, split.part, identity, fingerprint):
@@ -53,18 +56,18 @@ def check_listing(plan: Plan, fingerprint: dict[str, Any], footers: Footers) -> 
     _check_others(found, plan, footers, fingerprint, set(sound))
     _check_index(found, index, sound, footers)
     found.stale, found.new = list(dict.fromkeys(found.stale)), list(dict.fromkeys(found.new))
-    if not manifest.is_complete(plan.output):
+    if not is_complete:
         message = "there is no _SUCCESS, so no run has finished since the last one began; run the job again"
         found.problems.append(Problem("unfinished", message, manifest.SUCCESS))
     return found
 
 
-def _without_part(found: Listing, split: Split, index: Mapping[str, Sequence[Entry]]) -> None:
-    if Entry.of(split) in index.get(split.shard, ()):
-        message = f"the part of {split.num_rows:,} rows of {split.shard} is gone, which a run had written"
-        found.problems.append(Problem("missing", message, split.part))
-    else:
-        found.new.append(split.shard)
+def _read_index(found: Listing, plan: Plan) -> Mapping[str, Sequence[Entry]]:
+    try:
+        return read_index(plan.output)
+    except OutputError as error:
+        found.problems.append(Problem("index", str(error).removeprefix("output.path: "), INDEX))
+        return {}
 
 
 def _whose(plan: Plan, name: str, identity: PartIdentity | None, fingerprint: dict[str, Any]) -> Problem | None:
@@ -93,14 +96,16 @@ def _check_others(found: Listing, plan: Plan, footers: Footers, fingerprint: dic
     for name, identity in footers.identities.items():
         if name in wanted:
             continue
-        if problem := _whose(plan, name, identity, fingerprint):
+        if identity is None:
+            found.problems.append(Problem("foreign", "it belongs to no split, and shardlabel did not write it", name))
+        elif problem := _whose(plan, name, identity, fingerprint):
             found.problems.append(problem)
-        elif identity is not None and identity.shard in sound:
+        elif identity.shard in sound:
             message = f"it holds rows of {identity.shard}, all of which are in other parts"
             found.problems.append(Problem("extra", message, name))
-        elif identity is not None and identity.shard in shards:
+        elif identity.shard in shards:
             found.stale.append(identity.shard)
-        elif identity is not None and identity.shard not in unreadable and identity.shard not in found.vanished:
+        elif identity.shard not in unreadable and identity.shard not in found.vanished:
             found.vanished.append(identity.shard)
     for shard in plan.bad_shards:
         found.problems.append(Problem("input", f"the shard is {shard.error}", shard.name))

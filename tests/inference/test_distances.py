@@ -43,6 +43,7 @@ def test_a_confidence_is_held_against_the_same_labels_score() -> None:
     assert of_labels([("a", 0.6), ("b", 0.2)], SCORES) == pytest.approx(0.1)
     assert of_labels([("b", 0.7)], SCORES) == pytest.approx(0.5)  # a label swapped for another, its confidence kept
     assert of_labels([("d", 0.7)], SCORES) == math.inf
+    assert math.isnan(of_labels([("a", 0.6), ("b", math.nan), ("c", 0.9)], SCORES))
     assert of_labels([], SCORES) == 0
 
 

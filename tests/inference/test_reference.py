@@ -150,7 +150,7 @@ def test_an_answer_to_nothing_is_a_fault_and_an_error_without_a_reason_is_not_th
     last = len(labelled.texts) - 1
     counts = {NUM_TOKENS: None, TRUNCATED: None}
     (fault,) = labelled.reference.check(labelled.texts[last], labelled.found[0] | counts).faults
-    assert fault == "it has an answer, and there can be none (InputError: text is null)"
+    assert fault == "it has no error, and there can be no answer (InputError: text is null)"
     verdict = labelled.check(0, label=None, confidence=None, error="ValueError: no reason")
     assert (verdict.is_same, verdict.faults) == (False, ())
     assert (verdict.found, verdict.expected) == ("failed: ValueError: no reason", "an answer")

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from jobs.cli import app
 from jobs.config import JobConfig
 from jobs.index import INDEX
 from jobs.manifest import MANIFEST, SUCCESS
+from jobs.plan import make_plan
 from jobs.storage import locate
-from jobs.verify import Effort, Verification, verify_job
+from jobs.verify import Effort, Verification, _choose_rows, verify_job
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.tasks import examples
 from tests.jobs.conftest import MakeJob, run
@@ -80,7 +82,7 @@ def problems(content: Any) -> list[tuple[str, str]]:
     return [(problem["kind"], problem["where"]) for problem in content["problems"]]
 
 
-def rewrite(path: Path, change: Change, **record: int) -> None:
+def rewrite(path: Path, change: Change, **record: Any) -> None:
     """Change a part's rows under the footer that it has, but for some numbers of its record."""
     table = pq.ParquetFile(path).read()
     metadata = dict(table.schema.metadata)
@@ -145,10 +147,26 @@ def test_a_label_that_was_changed_is_found_in_its_row(world: World) -> None:
 
 def test_a_label_is_only_found_when_its_row_is_in_the_sample(world: World) -> None:
     flipped(world)
+    splits = make_plan(JobConfig.model_validate(world.job)).splits
+    statuses = {}
+    for seed in range(20):
+        rows = _choose_rows(splits, Effort(sample=10, seed=seed))
+        assert sum(map(len, rows.values())) == 10
+        statuses[int(5 in rows.get("good-00001.parquet", []))] = seed
+    assert sorted(statuses) == [0, 1]
+    for status, seed in statuses.items():
+        assert verify(world, "--sample", "10", "--seed", str(seed)).exit_code == status
     assert verify(world, "--sample", "0").exit_code == 0
-    seen = [verify(world, "--sample", "10", "--seed", str(seed)).exit_code for seed in range(8)]
-    assert set(seen) == {0, 1}
-    assert seen == [verify(world, "--sample", "10", "--seed", str(seed)).exit_code for seed in range(8)]
+
+
+def test_every_row_is_drawn_as_often_as_any_other(world: World) -> None:
+    splits = make_plan(JobConfig.model_validate(world.job)).splits
+    drawn: Counter[tuple[str, int]] = Counter()
+    for seed in range(400):
+        for part, rows in _choose_rows(splits, Effort(sample=10, seed=seed)).items():
+            drawn.update((part, row) for row in rows)
+    assert len(drawn) == 50
+    assert max(drawn.values()) < 2 * min(drawn.values())  # 80 each, and a standard deviation of 8
 
 
 def test_confidences_that_were_shifted_are_found(world: World) -> None:
@@ -237,7 +255,7 @@ def test_files_too_many_are_found(world: World) -> None:
     pq.write_table(pa.table({"a": [1]}), world.out / "table.parquet")
     shutil.copy(world.out / "good-00000.parquet", world.out / "copy.parquet")
     content = found(world, 1)
-    assert problems(content) == [("extra", "copy.parquet"), ("torn", "notes.txt"), ("foreign", "table.parquet")]
+    assert problems(content) == [("extra", "copy.parquet"), ("foreign", "notes.txt"), ("foreign", "table.parquet")]
     assert "it is a copy of good-00000.parquet, whose rows are there twice then" in verify(world).stdout
 
 
@@ -254,8 +272,18 @@ def test_an_index_that_lacks_a_shard_or_names_another_version_is_found(world: Wo
     i, sizes = table.schema.get_field_index("size"), pc.add(table.column("size"), 1)
     pq.write_table(table.set_column(i, table.schema.field("size"), sizes), index)
     assert problems(found(world, 1)) == [("index", "good.parquet"), ("index", "more/b.parquet")]
-    index.unlink()
-    assert problems(found(world, 1)) == [("index", "good.parquet"), ("index", "more/b.parquet")]
+    for spoil in (index.unlink, lambda: index.write_bytes(b"no index")):
+        spoil()
+        assert [where for kind, where in problems(found(world, 1)) if kind == "index"][-2:] == [
+            "good.parquet",
+            "more/b.parquet",
+        ]
+    (world.out / "good-00000.parquet").unlink()
+    assert problems(found(world, 1)) == [
+        ("index", INDEX),
+        ("missing", "good-00000.parquet"),
+        ("index", "more/b.parquet"),
+    ]
 
 
 def test_counts_that_do_not_fit_are_found_in_the_footer_and_in_the_rows(world: World) -> None:
@@ -291,7 +319,7 @@ def test_a_failed_row_with_an_answer_is_found(world: World) -> None:
     content = found(world, 1)
     assert problems(content) == [("answers", "more/b.parquet")]
     (row,) = content["values"]["rows"]
-    assert row["faults"] == ["it has an answer, and there can be none (InputError: text is null)"]
+    assert row["faults"] == ["it has no error, and there can be no answer (InputError: text is null)"]
 
 
 def test_a_row_that_failed_without_a_reason_is_shown(world: World) -> None:
@@ -349,7 +377,10 @@ def test_a_choice_of_parts_is_read_and_said(world: World) -> None:
     assert content["values"]["num_compared"] == content["num_rows"] in {10, 20}
     assert "3 of 3 in" in (text := verify(world, "--parts", "1", "--seed", "3").stdout)
     assert "1 of them read, chosen by seed 3" in text
-    assert {found(world, 0, "--parts", "1", "--seed", str(seed))["num_rows"] for seed in range(6)} == {10, 20}
+    assert {found(world, 0, "--parts", "1", "--seed", str(seed), "--sample", "0")["num_rows"] for seed in range(6)} == {
+        10,
+        20,
+    }
 
 
 def test_without_input_columns_it_says_that_rows_were_not_compared(world: World) -> None:
