@@ -308,7 +308,7 @@ def test_every_number_of_a_footer_is_counted_again(world: World) -> None:
     messages = [problem["message"] for problem in found(world, 1, "--sample", "0")["problems"]]
     assert messages == [
         "its footer says num_failed 0, its rows 1",
-        "its footer says num_truncated 5, its rows 1",
+        "its footer says num_truncated 5, its rows 2",
         "its footer says 3 x 'InputError: text is null', its rows 1",
     ]
 
