@@ -25,8 +25,8 @@ def merged(vectors: Sequence[Vector], how: str) -> Vector:
     """The vector of a row, element by element, from those of its windows."""
     if how == "first":
         return vectors[0]
-    take = {"mean": lambda values: sum(values) / len(values), "max": max}[how]
-    return np.array([take(values) for values in zip(*(vector.tolist() for vector in vectors), strict=True)])
+    columns = zip(*(vector.tolist() for vector in vectors), strict=True)
+    return np.array([max(values) if how == "max" else sum(values) / len(values) for values in columns])
 
 
 class Hooked:
@@ -141,7 +141,7 @@ class ZeroShotClassification:
 
     def answer(self, row: Row) -> dict[str, Any]:
         """Two logits and a score for each candidate."""
-        own = row.texts.get("candidate_labels")
+        own: Any = row.texts.get("candidate_labels")
         if isinstance(own, str):
             own = [part.strip() for part in own.split(",") if part.strip()]
         names = list(self._options.candidate_labels or own)
@@ -223,8 +223,7 @@ class FeatureExtraction:
     def _pool(self, states: Vector) -> Vector:
         if self._options.pooling in ("cls", "last"):
             return np.array(states[0 if self._options.pooling == "cls" else -1])
-        take = {"mean": lambda values: sum(values) / len(values), "max": max}[self._options.pooling]
-        return np.array([take(values) for values in states.T.tolist()])
+        return merged(list(states), self._options.pooling)
 
     def _finished(self, vector: Vector) -> Vector:
         """Normalised if asked for, in the precision of the column."""

@@ -106,9 +106,8 @@ def check_part(output: Location, split: Split, contract: Contract, chosen: Seque
     found = list[tuple[str, str]]()
     if tally.num_rows != split.num_rows:
         found.append(("rows", f"it has {tally.num_rows:,} rows, its split has {split.num_rows:,}"))
-    for column, (row, count, one, other) in tally.differing.items():
-        also = f", and so do {count - 1:,} rows more" if count > 1 else ""
-        found.append(("order", f"row {row:,} differs from the input: {column} is {one}, there it is {other}{also}"))
+    if tally.differing:
+        found.append(("order", tally.first_difference()))
     is_in_place = not found
     found += [("counts", message) for message in tally.wrong_counts(identity.record)]
     if tally.num_odd:
@@ -205,6 +204,12 @@ class _Tally:
                 found = {name: rows.column(name)[row - start].as_py() for name in self._contract.added}
                 self.sampled.append(SampledRow(row=row, texts=texts, found=found))
 
+    def first_difference(self) -> str:
+        """The first row that differs from the input, and how many do in each column."""
+        name, (row, _, one, other) = min(self.differing.items(), key=lambda item: item[1][0])
+        counts = ", ".join(f"{count:,} in {column}" for column, (_, count, _, _) in self.differing.items())
+        return f"row {row:,} differs from the input: {name} is {one}, there it is {other}; rows that differ: {counts}"
+
     def wrong_counts(self, record: PartRecord) -> list[str]:
         """Where a footer's record is not what the rows say."""
         wrong = [
@@ -227,8 +232,9 @@ class _Tally:
         pairs = [(_shown(one), _shown(other)) for one, other in zip(column, source, strict=True)]
         rows = [i for i, (one, other) in enumerate(pairs) if one != other]
         if rows:
-            row, before, *values = self.differing.get(name, (start + rows[0], 0, *pairs[rows[0]]))
-            self.differing[name] = (row, before + len(rows), *[_shortened(value) for value in values])
+            one, other = map(_shortened, pairs[rows[0]])
+            row, before, one, other = self.differing.get(name, (start + rows[0], 0, one, other))
+            self.differing[name] = (row, before + len(rows), one, other)
 
 
 def _value(table: pa.Table, name: str, row: int) -> Any:
