@@ -18,6 +18,7 @@ from inference.tasks import load_task, text_columns
 from tests.conftest import RAGGED_TEXTS
 from tests.families import TOKENIZERS, WORDS, build_checkpoint
 from tests.inference.tasks import examples
+from tests.own_code import with_code
 
 CLOSE = 1e-4
 
@@ -37,9 +38,10 @@ MORE: list[TaskConfig] = [
 CASES = [
     (config, family)
     for task in available_tasks()
-    for i, config in enumerate([*examples.configs(task), *(more for more in MORE if more.name == task)])
-    for family in (examples.families(task)[-1:] if i == 1 else examples.families(task)[:1])
+    for i, config in enumerate([*examples.VARIANTS[task], *(more for more in MORE if more.name == task)])
+    for family in (examples.families(task)[-1:] if i == 0 else examples.families(task)[:1])
 ]
+"""The tasks as they are by default are in `tests/jobs/test_verify.py`."""
 
 
 class Answered:
@@ -235,6 +237,16 @@ def test_windows_start_at_the_beginning_whichever_end_would_be_cut_off(single_la
     config.write_text(config.read_text().replace("{", '{"truncation_side": "left",', 1))
     for options in ({}, {"long_text": "window"}):
         assert_agrees(Answered(copied, TaskConfig(options=options), pa.table({"text": RAGGED_TEXTS})))
+
+
+@pytest.mark.usefixtures("modules")
+def test_code_that_comes_with_a_checkpoint_is_run_where_it_is_trusted(single_label: Path, tmp_path: Path) -> None:
+    path = with_code(single_label, tmp_path / "own")
+    table = pa.table({"text": RAGGED_TEXTS})
+    answered = Answered(path, TaskConfig(), table, trust_remote_code=True)
+    assert_agrees(answered)
+    plain = Answered(single_label, TaskConfig(), table)  # this code says the opposite
+    assert [row["label"] for row in answered.found] != [row["label"] for row in plain.found]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
