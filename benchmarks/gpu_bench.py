@@ -26,7 +26,7 @@ from inference.packing import FAMILIES
 from inference.sequences import Sequences
 
 ROUNDS = 3
-CHUNK = 8192  # rows that one tokenizer process takes at once
+CHUNK = 512  # rows that one tokenizer process takes at once: with few rows, all processes have some
 SPLIT = 32_768  # rows that a Predictor takes at once, as a job's
 
 
@@ -87,7 +87,7 @@ class Bench:
     def __post_init__(self) -> None:
         """Tokenize once, to know the lengths."""
         self.dtype = "bfloat16" if self.device == "cuda" else "float32"
-        self.task = TaskConfig(name=self.row.task)
+        self.task = TaskConfig(name=self.row.task, options={"long_text": "truncate"}, columns=self.row.columns)
         self.can_pack = self.row.family in FAMILIES
         self.tokens = list(splits(self.tokenized()))
         columns = [table.column(INPUT_IDS) for table in self.tokens]

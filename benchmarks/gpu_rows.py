@@ -3,7 +3,7 @@
 Models have seeded random weights, and one WordPiece tokenizer that is trained here serves all of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Row:
     workload: str
     num_rows: int
     task: str = "text-classification"
+    columns: dict[str, str] = field(default_factory=dict)
     max_length: int = 512
     goal: str = ""
     peers: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ ROWS = [
         config=LARGE,
         workload="squad",
         num_rows=8_000,
-        task="question-answering",
+        columns={"text": "question", "text_pair": "context"},
         max_length=384,
         goal="4,660 sequences/s; 6,000 in fp8",
         fp8=True,
@@ -195,14 +196,14 @@ def build(row: Row, folder: Path, tokenizer: Any, *, tiny: bool, device: str) ->
     settings |= {"cls_token_id": 2, "sep_token_id": 3} if row.family == "modernbert" else {}
     settings |= {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
     config = transformers.AutoConfig.for_model(row.family, **settings)
-    head = {"question-answering": "QuestionAnswering", "text-classification": "SequenceClassification"}.get(row.task)
     auto_class = transformers.AutoModelForTextEncoding if row.family == "t5" else transformers.AutoModel
-    auto_class = getattr(transformers, f"AutoModelFor{head}") if head else auto_class
+    if row.task == "text-classification":
+        auto_class = transformers.AutoModelForSequenceClassification
     torch.manual_seed(0)
     with torch.device(device):
         model = auto_class.from_config(config, dtype=torch.bfloat16)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and name.startswith(("classifier", "qa_outputs")):
+        if parameter.ndim == 2 and name.startswith("classifier"):
             torch.nn.init.normal_(parameter, std=1.0)  # logits that are no ties
     model.save_pretrained(path)
     tokenizer.model_max_length = row.max_length
