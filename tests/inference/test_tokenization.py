@@ -176,7 +176,7 @@ def test_the_text_may_have_another_name(single_label: Path) -> None:
 
 
 def test_the_library_says_what_it_cuts_off_or_we_find_out() -> None:
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - no password
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     backend.enable_truncation(1)
     assert _tells_what_is_cut() == (len(backend.encode("a a").overflowing) == 1)
