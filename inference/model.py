@@ -28,9 +28,11 @@ from inference.tokenization import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# What packing may change, as the norm of the difference over the norm: the rounding of two ways to add up. Sequences
-# that see one another change a tiny model by 0.1 and more.
+# What other kernels may change, as the norm of the difference over the norm: the rounding of two ways to add up. Where a
+# model rounds more than that by itself (BERT-base with random weights in bfloat16: 0.042 between a micro-batch and its
+# sequences one by one) twice as much, but never what sequences that see one another change in a tiny model.
 _TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
+_TOO_MUCH = 0.1
 
 # What fp8 may change, in the same measure: the demo's model moves by 0.013, BERT-base with random weights by 0.07, and
 # what is scaled wrongly by 0.5 and more.
@@ -156,13 +158,14 @@ class Model:
         with torch.inference_mode():
             batch = self._padded(sequences, order)
             expected = self._probe(batch)
+            allowed = self._allowed(sequences, order, expected)
             fused_gpu.fuse(self._module, with_gelu=not is_fp8)
             try:
                 error = _difference(self._probe(batch), expected)
             except fused_gpu.failures() as failure:
                 reason = f"do not run ({type(failure).__name__}: {failure})"
             else:
-                if error <= _TOLERANCES[self.dtype]:
+                if error <= allowed:
                     return True
                 reason = f"differ by {error:.1e}"
         self._module = load_module(checkpoint, self._task, _DTYPES[self.dtype]).to(self.device)
@@ -175,6 +178,7 @@ class Model:
         usual = self._module.config._attn_implementation  # noqa: SLF001 - there is no public name for it
         with torch.inference_mode():
             expected = self._probe(self._padded(sequences, order))
+            allowed = self._allowed(sequences, order, expected)
             try:
                 self._module.set_attn_implementation(PACKED)
                 found = self._probe(self._packed(sequences, order))
@@ -182,7 +186,7 @@ class Model:
                 reason = f"do not run ({type(failure).__name__}: {failure})"
             else:
                 error = _difference(found, expected)
-                if error <= _TOLERANCES[self.dtype]:
+                if error <= allowed:
                     return True
                 reason = f"differ by {error:.1e}"
         self._module.set_attn_implementation(usual)
@@ -216,6 +220,12 @@ class Model:
         offsets, order = np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths))
         ids = np.random.default_rng(0).integers(self._module.config.vocab_size, size=offsets[-1], dtype=np.int32)
         return Sequences(ids=ids, features={}, offsets=offsets, row_index=order), order
+
+    def _allowed(self, sequences: Sequences, order: NDArray[np.int64], together: list[torch.Tensor]) -> float:
+        """By how much kernels may differ: the precision's tolerance, or what the model differs by from itself."""
+        alone = [self._probe(self._padded(sequences, order[i : i + 1])) for i in range(len(order))]
+        noise = _difference([torch.cat(values) for values in zip(*alone, strict=True)], together)
+        return min(max(_TOLERANCES[self.dtype], 2 * noise), _TOO_MUCH)
 
     def _probe(self, batch: Batch) -> list[torch.Tensor]:
         """What the base model and a head over sequences give."""
