@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 from tests.jobs.world import run_file
 
 ROOT = Path(__file__).parent.parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/cascade.md").read_text(), flags=re.DOTALL)
 LABELS = ["negative", "neutral", "positive"]
 BOUND = 0.7
 INPUT = ("id", "text")
@@ -283,3 +285,41 @@ def test_what_knows_of_one_model_alone_refuses_several(make: MakeJob, make_job: 
     assert make_plan(make_job()).model.max_length == 32
     with pytest.raises(ConfigError, match=r"model: a list of 2 models, and one alone can be used here"):
         _ = make_plan(make()).model
+
+
+def test_the_job_of_the_document_is_valid() -> None:
+    (block,) = [text for language, text in BLOCKS if language == "yaml"]
+    assert [model.escalate_below is None for model in JobConfig.model_validate(yaml.safe_load(block)).models] == [
+        False,
+        True,
+    ]
+
+
+def test_one_run_that_asks_both_models_tells_what_every_bound_would_give(
+    make: MakeJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = next(text for language, text in BLOCKS if language == "python")
+    run(make("both", bound=1.0))
+    exec(compile(code, "docs/cascade.md", "exec"), {"output": make("both").output.path, "gold": "label"})  # noqa: S102
+    lines = {float(words[0]): words for words in map(str.split, capsys.readouterr().out.splitlines())}
+    best = [row["label"] for row in read_parts(make("both").output.path)]
+    for bound in (0.5, 0.7, 0.9):
+        job = make(f"bound {bound}", bound=bound)
+        (num_escalated,) = run(job).num_escalated
+        pairs = zip(best, read_parts(job.output.path), strict=True)
+        right = [label == row["label"] for label, row in pairs if row["error"] is None]
+        assert lines[bound] == [
+            f"{bound}",
+            f"{num_escalated / len(right):.1%}",
+            "go",
+            "on",
+            f"{sum(right) / len(right):.1%}",
+            "right",
+        ]
+
+
+def test_the_python_example_of_the_document_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code = [text for language, text in BLOCKS if language == "python"][-1]
+    expected = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# ")]
+    exec(compile(code, "docs/cascade.md", "exec"), {})  # noqa: S102 - our own document
+    assert capsys.readouterr().out.splitlines() == expected != []
