@@ -68,6 +68,13 @@ def without(rows: Rows, *names: str) -> Rows:
     return [{name: value for name, value in row.items() if name not in names} for row in rows]
 
 
+def assert_rows(found: Rows, expected: Rows) -> None:
+    """Equal in every column; raw logits of weights as wide as these carry more of float32's rounding than scores."""
+    assert_same(without(found, "logits"), without(expected, "logits"))
+    assert_same([row["logits"] for row in found], [row["logits"] for row in expected], tolerance=1e-4)
+    assert [list(row) for row in found] == [list(row) for row in expected]
+
+
 def answer(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("label", "confidence")}
 
@@ -115,11 +122,11 @@ def test_each_row_is_what_the_model_that_answered_it_says_alone(
     tokenizer, cascade = three()
     cascade._bounds = list(bounds)
     found = cascade(tokenizer(pa.table({"text": pa.array([POOL[i] for i in chosen], pa.string())}))).to_pylist()
-    assert_same(found, expected_rows([[rows[i] for i in chosen] for rows in pool], list(bounds)))
+    assert_rows(found, expected_rows([[rows[i] for i in chosen] for rows in pool], list(bounds)))
 
 
 def test_the_pool_has_rows_for_each_of_the_models(pool: list[Rows]) -> None:
-    rows = expected_rows(pool, [0.7, 0.7])
+    rows = expected_rows(pool, [0.9, 0.4])
     assert {row[ANSWERED_BY] for row in rows} == {0, 1, 2}
     first, second, third = pool
     assert any(one["label"] != two["label"] for one, two in zip(first, second, strict=True))
@@ -171,7 +178,7 @@ def test_a_row_that_failed_goes_on_unless_it_has_no_text(models: list[Path], tmp
     assert failed["error"] == "FloatingPointError: the outputs are not finite"
     rescued = alone(models[1], ["bad film"]).to_pylist()[0]
     nothing = {"label": None, "confidence": None}
-    assert_same(
+    assert_rows(
         found,
         [
             {**rescued, ANSWERED_BY: 1, ESCALATED_FROM: nothing},
@@ -224,7 +231,7 @@ def test_other_columns_pass_through_and_pairs_and_views_are_read(models: list[Pa
     assert found.schema.metadata == {b"pandas": b"{}"}
     given = found.drop(["id", "text", "text_pair", *ADDED]).to_pylist()
     expected = second.drop(["text", "text_pair"]).to_pylist()
-    assert_same([given[0], given[2]], [expected[0], expected[2]])
+    assert_rows([given[0], given[2]], [expected[0], expected[2]])
     assert (given[1]["error"], found.column(ANSWERED_BY).to_pylist()) == (expected[1]["error"], [1, 0, 1])
 
 
@@ -237,7 +244,7 @@ def test_labels_in_another_order_are_told_by_their_names(make_checkpoint: MakeCh
 
 
 def test_the_stats_are_the_sum_of_what_each_model_did(models: list[Path], pool: list[Rows]) -> None:
-    chain = configs(models, 0.7, 0.7, deduplicate=False)
+    chain = configs(models, 0.9, 0.4, deduplicate=False)
     cascade = Cascade(chain, ALL)
     rows = cascade(Tokenizer(chain[0], ALL)(pa.table({"text": POOL}))).to_pylist()
     asked = [
