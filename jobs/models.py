@@ -28,7 +28,7 @@ def identify(models: Sequence[ModelConfig], checkpoints: Sequence[Checkpoint]) -
     """What of the models determines the output; what the hardware decides is as the job file has it."""
     found: dict[str, Any] = {}
     for prefix, model, checkpoint in zip(prefixes(len(models)), models, checkpoints, strict=True):
-        own = {
+        own: dict[str, Any] = {
             "weights": weights_digest(checkpoint),
             "code": code_digest(checkpoint.path) if checkpoint.trusts_code else None,
             "labels": list(checkpoint.labels),

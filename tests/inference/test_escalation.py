@@ -1,6 +1,7 @@
 """Which models go together, and the moving of rows, on real checkpoints whose weights are never read."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,7 +104,7 @@ def test_rows_are_replaced_in_their_place(
     before = answers([rows[place] for place in places])
     by = with_origin(answers(again), 1, before)
     found = replaced(with_origin(answers(rows), 0), np.array(places, dtype=np.int64), by).to_pylist()
-    expected = [
+    expected: list[dict[str, Any]] = [
         {"label": label, "confidence": confidence, "answered_by": 0, "escalated_from": None}
         for label, confidence in rows
     ]

@@ -98,8 +98,8 @@ def test_a_job_of_one_model_says_nothing_of_others(make_job: MakeJob) -> None:
 
 
 def test_the_fingerprint_of_one_model_is_what_it_was_before_there_could_be_several(make_job: MakeJob) -> None:
-    model = {"name": str(ROOT / "docs/demo/model"), "max_length": 128}
-    weights = weights_digest(open_checkpoint(ModelConfig(name=model["name"])))
+    path = str(ROOT / "docs/demo/model")
+    weights = weights_digest(open_checkpoint(ModelConfig(name=path)))
     expected = {  # as commit 8ae9292 made it
         "schema_version": 1,
         "input.columns": {"text": "text"},
@@ -120,7 +120,9 @@ def test_the_fingerprint_of_one_model_is_what_it_was_before_there_could_be_sever
         "task.options": {"top_k": 2},
         "task.postprocess": None,
     }
-    job = make_job(model=model, output={"keep_columns": ["id"]}, task={"options": {"top_k": 2}})
+    job = make_job(
+        model={"name": path, "max_length": 128}, output={"keep_columns": ["id"]}, task={"options": {"top_k": 2}}
+    )
     assert make_plan(job).fingerprint == expected
 
 
