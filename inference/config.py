@@ -3,7 +3,7 @@
 Nothing here touches a file or imports torch: the driver of a job builds these.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -42,6 +42,8 @@ class ModelConfig(Frozen):
     """Run the code that comes with the checkpoint, with the rights of this process."""
     packed: bool | None = None
     """Run sequences one after the other, without padding; None is yes in half precision, for the families that can."""
+    escalate_below: Annotated[float, Field(gt=0, le=1)] | None = None
+    """In a list of models: rows of a lower confidence go on to the next one; the last has none."""
 
 
 class TaskConfig(Frozen):

@@ -114,8 +114,7 @@ def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **h
         with stop.listening(), RunProgress(printer.console, is_live=printer.is_live) as progress:
             with stop.at_once():
                 job = load_job(job_file, overrides)
-            if job.model.trust_remote_code:
-                name = job.model.name
+            for name in [model.name for model in job.models if model.trust_remote_code]:
                 _log.warning("model.trust_remote_code: code that comes with %s runs with all your rights", name)
             report = run_job(job, progress.start, progress.add, stop=stop, **how)
     except ShardlabelError as error:

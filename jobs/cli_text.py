@@ -14,6 +14,7 @@ def summary(report: RunReport, *, is_pruned: bool) -> str:
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
     lines = [
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
+        *_escalated(report),
         f"speed      {speed if report.new_rows else 'nothing to do'}",
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
@@ -27,6 +28,12 @@ def summary(report: RunReport, *, is_pruned: bool) -> str:
     return "\n".join(lines)
 
 
+def _escalated(report: RunReport) -> list[str]:
+    """How many rows each model but the first was shown."""
+    shares = [f"{number:,} ({number / max(report.num_rows, 1):.1%})" for number in report.num_escalated]
+    return [f"escalated  {', then '.join(shares)}"] if shares else []
+
+
 def stopped(report: RunReport) -> str:
     """Why a run ended before all was done, and what is left."""
     left = f"{report.num_pending:,} of {report.num_splits:,} splits are left"
@@ -38,7 +45,7 @@ def describe(found: OutputStatus) -> str:
     software = ", ".join(
         f"{name} {number}" for made in found.provenance[:1] for name, number in made["software"].items() if number
     )
-    models = [made["model"] for made in found.provenance[:1]]
+    models = [model for made in found.provenance[:1] for model in (made["model"], *made.get("later_models", ()))]
     lines = [
         f"{'complete' if found.is_complete else 'not complete: run the job again'}",
         f"parts      {found.num_parts:,}",

@@ -14,6 +14,7 @@ from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
 from jobs.footers import Footers, read_footers
 from jobs.listing import find
+from jobs.models import UNSETTLED
 from jobs.parts import PartIdentity, PartRecord, is_torn
 from jobs.plan import Plan
 from jobs.shards import Split
@@ -144,8 +145,9 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
     """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
     existing = _BEFORE | existing
     resolved = dict(fingerprint)
-    for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None, "model.packed": None}.items():
-        if resolved[key] == unsettled:
+    for key, value in fingerprint.items():
+        name = key.rpartition(".")[2]
+        if key.startswith("model.") and name in UNSETTLED and value == UNSETTLED[name]:
             resolved[key] = existing.get(key)
     changes = [
         f"{key} was {existing.get(key)!r}, is {resolved.get(key)!r}"
