@@ -52,7 +52,7 @@ class Example:
     row: int
     """Its number within the part, from 0."""
     label: str | None
-    """What the model said, as text: a label, `a, b` of a set, entities as `PER: Ada; LOC: Paris`, an answer, a score."""
+    """The answer as text: a label, `a, b` of a set, entities as `PER: Ada; LOC: Paris`, an answer, a score."""
     confidence: float | None
     """Of the label; of a set, of entities and of masks the lowest."""
     num_tokens: int | None
