@@ -78,7 +78,7 @@ class Lengths:
         found = list(many)
         counts = np.zeros(max((len(each.counts) for each in found), default=0), np.int64)
         for each in found:
-            counts[: len(each.counts)] += each.counts
+            counts[: len(each.counts)] += np.array(each.counts, np.int64)
         return cls(
             counts=tuple(counts.tolist()),
             total=sum(each.total for each in found),

@@ -143,8 +143,11 @@ def find_source(output: Location, *, is_finished: bool = False) -> Source:
     for shard, identities in groupby(sorted(unfinished, key=_place), key=attrgetter("shard")):
         entries[shard] = [Entry.of(identity) for identity in _newest(list(identities))]
     fingerprint = manifest.read_fingerprint(output) or (known[0] if known else None)
-    if fingerprint is None or not (entries or sizes):
+    if fingerprint is None:
         msg = f"{output}: holds no output of shardlabel; give the output.path of a job that has run"
+        raise OutputError(msg)
+    if not entries:
+        msg = f"{output}: holds no part yet; wait until the first splits are labelled"
         raise OutputError(msg)
     num_unfinished = len({identity.shard for identity in unfinished})
     return Source(output=output, fingerprint=fingerprint, entries=entries, sizes=sizes, num_unfinished=num_unfinished)

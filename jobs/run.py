@@ -133,8 +133,7 @@ class _Run:
         if committed.pending or doomed or not manifest.is_complete(plan.output):
             with _fails_the_run():
                 self._index.drop_copies()
-                if self._new or doomed:
-                    leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
+                leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
                 self.ending.close()  # before the sign that all is complete, which comes last
                 manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
         return report

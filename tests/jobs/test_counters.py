@@ -213,7 +213,7 @@ def test_the_sample_of_two_parts_is_uniform_over_their_rows_whatever_their_sizes
 
 
 def test_the_sample_has_no_failed_row_and_is_of_the_lowest_priorities() -> None:
-    table = make_table("text-classification", 500, random.Random(3))  # noqa: S311
+    table = make_table("text-classification", 3000, random.Random(3))  # noqa: S311
     answered = [i for i, error in enumerate(table.column("error").to_pylist()) if error is None]
     values = priorities("p", np.array(answered)).tolist()
     expected = sorted((value, Place("p", row)) for value, row in zip(values, answered, strict=True))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from inference.errors import OutputError
+from inference.errors import JobError, OutputError
 from jobs import labels
 from jobs.cli import app
 from jobs.label_report import LabelReport
@@ -231,9 +231,24 @@ def test_the_command_prints_a_screen_and_where_the_rest_is(make_job: MakeJob, tm
         assert (result.exit_code, message in result.stderr) == (status, True), result.output
 
 
-def test_a_directory_without_an_output_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_an_output_or_without_a_part_yet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no output of shardlabel"):
         report_of(tmp_path)
+    with pytest.raises(OutputError, match="holds no part yet"):
+        report_of(write_output(tmp_path / "claimed", {}))
+
+
+def test_a_report_that_could_not_be_written_fails_the_run_and_the_next_one_writes_it(make_job: MakeJob) -> None:
+    job = make_job()
+    page = Path(job.output.path) / PAGE
+    page.mkdir(parents=True)
+    with pytest.raises(JobError, match=r"report\.html: cannot be written .* run again to finish"):
+        run(job)
+    assert not (page.parent.parent / "_SUCCESS").exists()
+    page.rmdir()
+    assert run(job).new_rows == 0
+    assert page.read_text().startswith("<!doctype html>")
+    assert (page.parent.parent / "_SUCCESS").exists()
 
 
 def test_long_values_are_cut_and_other_types_shown_as_text(tmp_path: Path) -> None:
