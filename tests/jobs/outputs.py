@@ -34,9 +34,18 @@ def write_output(
     shards: Mapping[str, Sequence[pa.Table]],
     *,
     task: str = "text-classification",
+    version: int = 1,
     **fingerprint: Any,
 ) -> str:
-    """Write a part for each table of each shard, in a folder or below a URI; all shards are in the index."""
+    """Write a part for each table of each shard, in a folder or below a URI; these shards are the index.
+
+    Args:
+        folder: the output.
+        shards: tables by the name of their shard.
+        task: whose columns the tables have.
+        version: of all shards: their time of change.
+        fingerprint: more of it.
+    """
     output = locate(str(folder))
     origin = Origin(
         fingerprint={"task.name": task, "model.labels": ["a", "b", "c"], "input.columns": {"text": "text"}}
@@ -53,7 +62,7 @@ def write_output(
                 uri="/in",
                 path=f"/in/{shard}",
                 size=1000,
-                mtime_ns=10**18,
+                mtime_ns=version * 10**18,
                 first_row_group=number,
                 num_row_groups=1,
                 num_rows=len(table),

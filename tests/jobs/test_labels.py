@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from inference.errors import JobError, OutputError
 from jobs import labels
 from jobs.cli import app
+from jobs.index import INDEX
 from jobs.label_report import LabelReport
 from jobs.labels import PAGE, REPORT, make_report
 from jobs.parts import _COUNTERS_KEY
@@ -249,6 +250,18 @@ def test_a_report_that_could_not_be_written_fails_the_run_and_the_next_one_write
     assert run(job).new_rows == 0
     assert page.read_text().startswith("<!doctype html>")
     assert (page.parent.parent / "_SUCCESS").exists()
+
+
+def test_of_an_unfinished_shard_the_parts_of_its_latest_version_count(tmp_path: Path) -> None:
+    columns = {"text": ["x"] * 4, "label": ["a"] * 4, "confidence": pa.array([0.5] * 4, pa.float32())}
+    table = complete(columns)
+    for version, tables in ((1, [table, table]), (2, [table.slice(0, 3)])):
+        output = write_output(tmp_path / "out", {"x.parquet": tables}, version=version)
+        (tmp_path / "out" / INDEX).unlink()
+    assert (tmp_path / "out" / "x-00001.parquet").exists()
+    report = report_of(output)
+    assert (report.num_rows, report.num_parts) == (3, 1)
+    assert report.notes == ["1 shards are not finished; the parts that they have are counted"]
 
 
 def test_long_values_are_cut_and_other_types_shown_as_text(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.counters import Counters
 from jobs.label_report import Outlier
-from jobs.outliers import ShardSummary, _chi_square_z, find_outliers
+from jobs.outliers import ShardSummary, _chi_square_z, _share_z, find_outliers
 
 
 def shard(seed: int, num_rows: int, shares: tuple[float, float, float] = (0.6, 0.3, 0.1), **shift: float) -> Counters:
@@ -84,6 +84,13 @@ def test_one_failed_row_among_many_is_no_outlier() -> None:
     counters[7] = shard(7, 100, failed=0.01)
     assert counters[7].num_failed > 0
     assert outliers(counters) == []
+
+
+def test_z_of_a_share_is_anscombes() -> None:
+    """For many rows it is nearly (k - np) / sqrt(np (1 - p)): 2,200 of 10,000 rows where a fifth is usual are 5 off."""
+    by_hand = 2 * (25.375**0.5 - 20.375**0.5) / 0.8**0.5
+    assert _share_z(np.array([25.0]), np.array([100.0]), 0.2).tolist() == pytest.approx([by_hand])
+    assert _share_z(np.array([2200.0]), np.array([10000.0]), 0.2).tolist() == pytest.approx([5], rel=0.03)
 
 
 def test_few_shards_have_no_outlier() -> None:
