@@ -44,4 +44,5 @@ def report(  # noqa: PLR0913 - a command's options
     if as_json:
         print(json.dumps(found.as_dict()))
     else:
-        Console().print(digest(found, [str(location.join(name)) for name in (REPORT, PAGE)]), highlight=False)
+        Console().print(digest(found), highlight=False)
+        print(f"all of it  {location.join(PAGE)}", f"as JSON    {location.join(REPORT)}", sep="\n")

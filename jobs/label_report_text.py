@@ -1,4 +1,4 @@
-"""The report of labels on a terminal: one screen, with where the rest is."""
+"""The report of labels on a terminal: one screen of it."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,13 +12,8 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 _NONE = "-"
 
 
-def digest(report: LabelReport, paths: list[str]) -> RenderableType:
-    """What is printed.
-
-    Args:
-        report: of an output.
-        paths: of the files that have all of it.
-    """
+def digest(report: LabelReport) -> RenderableType:
+    """What is printed."""
     parts: list[RenderableType] = [Text(line) for line in _counts(report)]
     if report.labels:
         parts += [Text(), _labels(report)]
@@ -32,7 +27,7 @@ def digest(report: LabelReport, paths: list[str]) -> RenderableType:
         for each in report.outliers[:_NUM_LINES]
     ]
     parts += [Text(line) for line in [*outliers, *(f"note       {note}" for note in report.notes)]]
-    return Group(*parts, Text(), *(Text(path) for path in paths))
+    return Group(*parts)
 
 
 def _counts(report: LabelReport) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +18,9 @@ from jobs.cli import app
 from jobs.index import INDEX
 from jobs.label_report import LabelReport
 from jobs.labels import PAGE, REPORT, make_report
-from jobs.parts import _COUNTERS_KEY
+from jobs.parts import _COUNTERS_KEY, PartRecord
 from jobs.run import run_job
+from jobs.stages import write_split
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 from tests.jobs.outputs import complete, write_output
@@ -112,14 +114,22 @@ def test_two_runs_write_the_same_bytes(make_job: MakeJob) -> None:
     assert part_bytes(one.output.path) == part_bytes(other.output.path)
 
 
-def test_while_a_run_goes_on_it_says_what_is_written(make_job: MakeJob, shards: Path) -> None:
+def test_while_a_run_goes_on_it_says_what_is_written(
+    make_job: MakeJob, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of the shard that is half done, but of a shard that is being replaced the old rows."""
-    job, seen = make_job(run=SPLITS | {"num_actors": 1}), list[LabelReport]()
+    job, seen, turn = make_job(run=SPLITS | {"num_actors": 1}), list[LabelReport](), Semaphore(1)
+
+    def write(*how: Any) -> PartRecord:
+        turn.acquire()  # the next part is written when the one before was looked at
+        return write_split(*how)
 
     def look(_: object) -> None:
         seen.append(report_of(job.output.path))
         check_counts(seen[-1], read_parts(job.output.path))
+        turn.release()
 
+    monkeypatch.setattr("jobs.pipeline.write_split", write)
     run_job(job, lambda *_: None, look)
     assert [report.num_rows for report in seen] == [10, 20, 25, 32, 42, 45]
     assert [report.is_complete for report in seen] == [False] * 6
@@ -128,7 +138,7 @@ def test_while_a_run_goes_on_it_says_what_is_written(make_job: MakeJob, shards: 
     before = report_of(job.output.path)
     pq.write_table(rows_of(100, 25), shards / "a.parquet", row_group_size=10)
     seen.clear()
-    run_job(job, lambda *_: None, lambda _: seen.append(report_of(job.output.path)))
+    run_job(job, lambda *_: None, lambda _: [seen.append(report_of(job.output.path)), turn.release()])
     kept = [replace(report, made_at="", is_complete=True, runs=[]) for report in seen[:-1]]
     assert kept == [replace(before, made_at="", runs=[])] * 2
     check_counts(report_of(job.output.path), read_parts(job.output.path))
@@ -218,7 +228,7 @@ def test_the_command_prints_a_screen_and_where_the_rest_is(make_job: MakeJob, tm
     assert "rows       45 in 6 parts of 3 shards" in result.stdout
     assert "5 x InputError: text is null" in result.stdout
     assert "gold       text: 40 rows compared, 0 without a prediction and 5 without gold left out" in result.stdout
-    assert str(Path(job.output.path) / PAGE).replace("\n", "") in result.stdout.replace("\n", "")
+    assert f"all of it  {Path(job.output.path) / PAGE}\n" in result.stdout
     other = make_job("other", run={"split_rows": 20})
     run(other)
     result = CliRunner().invoke(app, ["report", job.output.path, "--against", other.output.path])
