@@ -109,7 +109,9 @@ def count_labels(answers: Answers) -> dict[str | None, Confidences]:
     counts = np.bincount(codes * CONFIDENCE_BINS + bins, minlength=len(names) * CONFIDENCE_BINS)
     sums = np.bincount(codes, millionths)  # whole numbers below 2^53, so exact
     rows = counts.reshape(len(names), CONFIDENCE_BINS)
-    found = {name: Confidences(rows[i], int(sums[i])) for i, name in enumerate(names) if rows[i].any()}
+    found: dict[str | None, Confidences] = {
+        name: Confidences(rows[i], int(sums[i])) for i, name in enumerate(names) if rows[i].any()
+    }
     return _commonest(found)
 
 

@@ -98,10 +98,10 @@ def _labels(report: LabelReport) -> Table:
 
 
 def _gold(gold: Gold) -> list[str]:
-    left_out = (
-        f"{gold.num_without_prediction:,} without a prediction and {gold.num_without_gold:,} without gold left out"
-    )
-    lines = [f"gold       {gold.column}: {gold.num_rows:,} rows compared, {left_out}"]
+    lines = [f"gold       {gold.column}: {gold.num_rows:,} rows compared"]
+    if gold.num_without_prediction or gold.num_without_gold:
+        left_out = f"{gold.num_without_prediction:,} without a prediction, {gold.num_without_gold:,} without gold"
+        lines.append(f"             left out: {left_out}")
     micro = f", micro-F1 {_percent(gold.micro_f1)}" if gold.micro_f1 is not None else ""
     error = gold.expected_calibration_error
     calibration = f", expected calibration error {error:.3f}" if error is not None else ""

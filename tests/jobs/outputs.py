@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ def write_output(
     *,
     task: str = "text-classification",
     version: int = 1,
-    **fingerprint: Any,
+    fingerprint: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Write a part for each table of each shard, in a folder or below a URI; these shards are the index.
 
@@ -51,7 +52,7 @@ def write_output(
         fingerprint={"task.name": task, "model.labels": ["a", "b", "c"], "input.columns": {"text": "text"}}
         | {"model.dtype": "float32", "model.max_batch_tokens": 1, "model.packed": False}
         | {"model.deduplicate": False, "model.fp8": False}
-        | fingerprint,
+        | dict(fingerprint),
         provenance={"model": {"name": "m", "revision": None}, "software": {"torch": "2"}},
     )
     manifest.begin(output, origin.fingerprint)

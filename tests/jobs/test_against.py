@@ -1,5 +1,6 @@
 """Two outputs side by side: rows matched by shard and place, however they were cut."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jobs.storage import locate
 from tests.jobs.outputs import complete, write_output
 
 
-def single(labels: list[str | None], confidences: list[float], failed: tuple[int, ...] = ()) -> pa.Table:
+def single(labels: Sequence[str | None], confidences: Sequence[float], failed: tuple[int, ...] = ()) -> pa.Table:
     errors = ["bad" if i in failed else None for i in range(len(labels))]
     columns = {"label": pa.array(labels, pa.string()), "confidence": pa.array(confidences, pa.float32())}
     return complete({**columns, "error": pa.array(errors, pa.string())})

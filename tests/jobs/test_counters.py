@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def answer(task: str, dice: random.Random) -> dict[str, Any]:
         return dice.choice([0.0, 0.15, 0.5, 1.0, dice.random()])
 
     names = [name for name in NAMES if dice.random() < 0.4]
-    return {
+    answers: dict[str, Callable[[], dict[str, Any]]] = {
         "text-classification": lambda: {"label": dice.choice([*NAMES, None]), "confidence": confidence()},
         "zero-shot-classification": lambda: {"labels": names, "confidences": [confidence() for _ in names]},
         "token-classification": lambda: {
@@ -69,7 +70,8 @@ def answer(task: str, dice: random.Random) -> dict[str, Any]:
             ]
         },
         "feature-extraction": lambda: {"embedding": [0.0, 1.0]},
-    }[task]()
+    }
+    return answers[task]()
 
 
 def make_table(task: str, num_rows: int, dice: random.Random) -> pa.Table:

@@ -138,7 +138,12 @@ def test_while_a_run_goes_on_it_says_what_is_written(
     before = report_of(job.output.path)
     pq.write_table(rows_of(100, 25), shards / "a.parquet", row_group_size=10)
     seen.clear()
-    run_job(job, lambda *_: None, lambda _: [seen.append(report_of(job.output.path)), turn.release()])
+
+    def look_again(_: object) -> None:
+        seen.append(report_of(job.output.path))
+        turn.release()
+
+    run_job(job, lambda *_: None, look_again)
     kept = [replace(report, made_at="", is_complete=True, runs=[]) for report in seen[:-1]]
     assert kept == [replace(before, made_at="", runs=[])] * 2
     check_counts(report_of(job.output.path), read_parts(job.output.path))
@@ -227,7 +232,9 @@ def test_the_command_prints_a_screen_and_where_the_rest_is(make_job: MakeJob, tm
     assert len(result.stdout.splitlines()) <= 24
     assert "rows       45 in 6 parts of 3 shards" in result.stdout
     assert "5 x InputError: text is null" in result.stdout
-    assert "gold       text: 40 rows compared, 0 without a prediction and 5 without gold left out" in result.stdout
+    assert (
+        "gold       text: 40 rows compared\n             left out: 0 without a prediction, 5 without" in result.stdout
+    )
     assert f"all of it  {Path(job.output.path) / PAGE}\n" in result.stdout
     other = make_job("other", run={"split_rows": 20})
     run(other)
