@@ -94,7 +94,9 @@ def _one(table: pa.Table) -> Answers:
     """A label (or another answer) and its confidence in each row."""
     confidence = _chunk(table, "confidence")
     is_valid = confidence.is_valid()
-    label = _chunk(table, "label").filter(is_valid) if "label" in table.column_names else None
+    label = _chunk(table, "label") if "label" in table.column_names else None
+    if label is not None and confidence.null_count:
+        label = label.filter(is_valid)
     generated = _chunk(table, "num_generated").drop_null() if "num_generated" in table.column_names else None
     return Answers(
         rows=np.flatnonzero(is_valid.to_numpy(zero_copy_only=False)),

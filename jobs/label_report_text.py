@@ -52,9 +52,10 @@ def _counts(report: LabelReport) -> list[str]:
     if report.runs:
         run = report.runs[-1]
         stages = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in run.stage_seconds.items())
-        lines.append(
-            f"last run   {run.rows:,} rows in {run.seconds:,.1f} s, {run.rows_per_second:,.0f} rows/s; {stages}"
-        )
+        lines += [
+            f"last run   {run.rows:,} rows in {run.seconds:,.1f} s, {run.rows_per_second:,.0f} rows/s",
+            f"           {stages}, added up over workers",
+        ]
     return lines
 
 
