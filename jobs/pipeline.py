@@ -7,6 +7,7 @@ in-process twin calls the same four functions.
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -54,11 +55,15 @@ class LocalExecutor:
             predictor = work.load_predictor()
 
         def process(split: Split) -> PartRecord:
+            started = time.perf_counter()
             try:
                 table = read_split(split, work.read_schema)
             except InputError as error:
                 return PartRecord(part=split.part, error=str(error))
-            return write_split(split, predictor(tokenizer(table)), work)
+            tokens = tokenizer(table)
+            tokenized = time.perf_counter()
+            labelled = predictor(tokens)
+            return write_split(split, labelled, work, (tokenized - started, time.perf_counter() - tokenized))
 
         pool = ThreadPoolExecutor(work.resources.max_actors)
         try:

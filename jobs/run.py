@@ -15,6 +15,7 @@ from jobs.failures import FailureLimit
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
+from jobs.labels import leave_report
 from jobs.models import prefixes
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor
@@ -22,6 +23,7 @@ from jobs.plan import Plan, make_plan
 from jobs.provenance import provenance
 from jobs.report import RunReport, summarise
 from jobs.resources import Resources, resolve_resources
+from jobs.run_log import RunLog
 from jobs.stages import Work
 from jobs.stopping import Stop, Stopped
 from jobs.undo import undone_if_refused
@@ -103,10 +105,12 @@ class _Run:
             _begin(plan, committed, self._index, self._fingerprint)
             with ExitStack() as stack:
                 heartbeat = stack.enter_context(Heartbeat(plan.output, self._note(work.run_id)))
-                for record in _execute(executor, committed, work):
-                    heartbeat.add(record, self._pending_rows.pop(record.part))
-                    on_record(record)
-                    self._add(record)
+                with RunLog(plan.output, work.run_id) as log:
+                    for record in _execute(executor, committed, work):
+                        heartbeat.add(record, self._pending_rows.pop(record.part))
+                        log.add(record)
+                        on_record(record)
+                        self._add(record)
                 if self._pending_rows and stop.reason is None:
                     left = f"{len(self._pending_rows):,} of {len(plan.splits):,} splits"
                     msg = f"the run ended with {left} left, though nobody stopped it; run again to label them"
@@ -131,6 +135,7 @@ class _Run:
         if committed.pending or doomed or not manifest.is_complete(plan.output):
             with _fails_the_run():
                 self._index.drop_copies()
+                leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
                 self.ending.close()  # before the sign that all is complete, which comes last
                 manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
         return report

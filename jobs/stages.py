@@ -36,6 +36,9 @@ from jobs.storage import Location
 
 Result = TypeVar("Result")
 
+STAGES = ("read", "predict", "write")
+"""What `PartRecord.seconds` tells apart; tokenizing is part of the first."""
+
 # Of one bundle, at once: each waits for a request to a store, or for a disk to sync.
 _IO_THREADS = 8
 
@@ -79,17 +82,23 @@ def read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
     """The splits of a bundle with their rows as the model takes them; a split that cannot be read says why."""
 
     def read(item: Carried) -> Carried:
+        started = time.perf_counter()
         try:
-            return Carried(item.split, read_split(item.split, work.read_schema))
+            rows = read_split(item.split, work.read_schema)
         except InputError as error:
             return Carried(item.split, error=str(error))
+        return Carried(item.split, rows, seconds=(time.perf_counter() - started,))
+
+    def tokenize(item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        started, (reading,) = time.perf_counter(), item.seconds
+        rows = tokenizer(item.rows)
+        return Carried(item.split, rows, seconds=(reading + time.perf_counter() - started,))
 
     check_here(work.checkpoints, work.known_nodes)
     tokenizer = _tokenizer(work)
-    return pack(
-        Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
-        for item in _at_once(read, unpack(row))
-    )
+    return pack(map(tokenize, _at_once(read, unpack(row))))
 
 
 def _at_once(function: Callable[[Carried], Result], carried: Sequence[Carried]) -> list[Result]:
@@ -166,11 +175,12 @@ class Predict:
             return item
         if self._is_to_stop():
             return Carried(item.split, error=NOT_BEGUN)
-        before = self._predictor.stats
+        before, started = self._predictor.stats, time.perf_counter()
         labelled = self._predictor(item.rows)
+        seconds = (*item.seconds, time.perf_counter() - started)
         if self._metrics is not None:
             self._metrics.add(labelled, self._predictor.stats.since(before))
-        return Carried(item.split, labelled)
+        return Carried(item.split, labelled, seconds=seconds)
 
     def _is_to_stop(self) -> bool:
         """Looked up now and then: small splits take less time than to ask."""
@@ -196,11 +206,14 @@ def write(row: pa.Table, work: Work) -> pa.Table:
     def part_of(item: Carried) -> PartRecord:
         if item.rows is None:
             return PartRecord(part=item.split.part, error=item.error)
-        return write_split(item.split, item.rows, work)
+        return write_split(item.split, item.rows, work, item.seconds)
 
     return pa.table({"record": [json.dumps(dataclasses.asdict(record)) for record in _at_once(part_of, unpack(row))]})
 
 
-def write_split(split: Split, table: pa.Table, work: Work) -> PartRecord:
-    """A split's part."""
-    return write_part(work.output, split, table, work.output_schema, work.origin)
+def write_split(split: Split, table: pa.Table, work: Work, seconds: tuple[float, ...]) -> PartRecord:
+    """A split's part; its record says what this stage and those before took."""
+    started = time.perf_counter()
+    record = write_part(work.output, split, table, work.output_schema, work.origin)
+    took = (*seconds, time.perf_counter() - started)
+    return dataclasses.replace(record, seconds=dict(zip(STAGES, took, strict=True)))
