@@ -15,6 +15,7 @@ import typer
 from inference.errors import JobError, ShardlabelError
 from jobs import cli_after, cli_before
 from jobs.cli_options import (
+    STOPPED_STATUS,
     Address,
     Debug,
     JobFile,
@@ -33,9 +34,6 @@ from jobs.progress import RunProgress
 from jobs.run import run_job
 from jobs.status import read_status
 from jobs.stopping import Stop, Stopped
-
-STOPPED_STATUS = 3
-"""The others belong to the errors; see inference/errors.py."""
 
 _log = logging.getLogger(__name__)
 
