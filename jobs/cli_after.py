@@ -9,12 +9,14 @@ import typer
 from inference.errors import ShardlabelError
 from jobs import storage
 from jobs.calibrate import calibrate as calibrate_output
-from jobs.calibrate_text import describe, to_yaml
+from jobs.calibrate_text import describe as describe_calibration
+from jobs.calibrate_text import to_yaml
 from jobs.cli_options import STOPPED_STATUS, Debug, Json, LogOption, MaxSeconds, Printer
-from jobs.cli_text import stopped, summary
+from jobs.cli_text import stopped
 from jobs.config import apply_override, read_yaml
 from jobs.logs import LogFormat
 from jobs.progress import RunProgress
+from jobs.relabel import describe as describe_relabelling
 from jobs.relabel import relabel as relabel_output
 from jobs.relabelling import plan_relabelling
 from jobs.stopping import Stop, Stopped
@@ -60,7 +62,7 @@ def relabel(  # noqa: PLR0913 - a command's options
         printer.fail(error)
     except Stopped:
         printer.end(f"stopped by {stop.reason} before a part was begun; run again to begin", STOPPED_STATUS)
-    print(json.dumps(report.as_dict()) if as_json else summary(report, is_pruned=False))
+    print(json.dumps(report.as_dict()) if as_json else describe_relabelling(report))
     if report.stopped:
         printer.end(stopped(report), STOPPED_STATUS)
 
@@ -91,4 +93,4 @@ def calibrate(  # noqa: PLR0913 - a command's options
             storage.write(storage.locate(out), to_yaml(found).encode())
     except ShardlabelError as error:
         printer.fail(error)
-    print(json.dumps(found.as_dict()) if as_json else describe(found))
+    print(json.dumps(found.as_dict()) if as_json else describe_calibration(found))

@@ -177,9 +177,9 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
     return resolved
 
 
-def is_same_job(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two fingerprints that were settled are one job's."""
-    return one is other or _BEFORE | one == _BEFORE | other
+def in_full(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint that was written, with the keys that there were not yet."""
+    return _BEFORE | fingerprint
 
 
 def _claim(output: Location, fingerprint: dict[str, Any]) -> None:

@@ -66,6 +66,8 @@ def relabel(
 
     with _begun(), suppress(Stopped):
         if committed.pending:
+            if stop.reason is not None:
+                raise Stopped
             _make(plan, committed, index, add, num_workers or min(available_cpus(), _MAX_WORKERS), stop)
         index.publish()
         remember(plan.output, committed.footers)
@@ -161,6 +163,20 @@ def relabelled(table: pa.Table, before: Labelling, after: Labelling) -> pa.Table
     rows = scatter(predicted, column.is_valid().combine_chunks())
     columns |= dict(zip(rows.column_names, rows.columns, strict=True))
     return pa.table([columns[name] for name in schema.names], schema)
+
+
+def describe(report: RunReport) -> str:
+    """What a relabelling says to people in the end."""
+    speed = f"{report.rows_per_second:,.0f} rows/s, {report.seconds:.1f} s" if report.new_rows else "nothing to do"
+    lines = [
+        f"rows       {report.num_rows:,} ({report.new_rows:,} in this run), {report.num_failed:,} failed",
+        f"speed      {speed}",
+        f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
+    ]
+    if report.vanished_shards:
+        names = ", ".join(report.vanished_shards)
+        lines.append(f"vanished   {names}: still here, no longer in the old output")
+    return "\n".join(lines)
 
 
 def _note(plan: Relabelling, committed: manifest.Committed) -> RunNote:

@@ -63,8 +63,9 @@ def plan_relabelling(
     options = kept.changed_options(changes)
     after = kept.labelling(options, scores=scores)
     keeps_scores = kept.fingerprint["output.scores"] if scores is None else scores
-    fingerprint = kept.fingerprint | {"task.options": options, "output.scores": keeps_scores}
-    if fingerprint == kept.fingerprint:
+    old_fingerprint = manifest.in_full(kept.fingerprint)
+    fingerprint = old_fingerprint | {"task.options": options, "output.scores": keeps_scores}
+    if fingerprint == old_fingerprint:
         msg = f"{source}: is labelled like this already; name an option that changes, as in temperature=1.5"
         raise ConfigError(msg)
     before = kept.labelling()
@@ -88,8 +89,10 @@ def _identities(output: Location) -> dict[str, PartIdentity]:
         if identity is None:
             msg = f"{output}: holds {name}, which is no part of shardlabel; move it away, or run the job again"
             raise OutputError(msg)
-        found[name] = identity
-        if not manifest.is_same_job(identity.fingerprint, next(iter(found.values())).fingerprint):
+        found[name], first = identity, next(iter(found.values()), identity).fingerprint
+        if identity.fingerprint is first:  # as a rule: few parts bring one of their own
+            continue
+        if manifest.in_full(identity.fingerprint) != manifest.in_full(first):
             msg = f"{output}: {name} and {next(iter(found))} are of different jobs; run each in a directory of its own"
             raise FingerprintError(msg)
     if not found:

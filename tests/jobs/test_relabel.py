@@ -15,12 +15,14 @@ import pytest
 import yaml
 from typer.testing import Result
 
-from jobs import manifest
 from jobs.cli import app
 from jobs.config import JobConfig
 from jobs.reader import read_shards
+from jobs.relabel import relabel as relabel_output
+from jobs.relabelling import plan_relabelling
 from jobs.run import run_job
 from jobs.status import read_status
+from jobs.stopping import Stop
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 from tests.jobs.s3_server import Store
@@ -331,9 +333,38 @@ def test_max_seconds_stops_it_and_the_next_one_does_the_rest(out: Path, tmp_path
     result = relabel(out, tmp_path / "new", "temperature=2", "--max-seconds", "0")
     assert result.exit_code == 3
     assert "6 of 6 splits are left" in result.stderr
-    assert read_status(str(tmp_path / "new")).last_run is not None
+    assert not (tmp_path / "new").exists()
     assert relabelled(out, tmp_path / "new", "temperature=2")["new_parts"] == 6
-    assert manifest.is_complete(locate(str(tmp_path / "new")))
+
+
+def test_a_stop_comes_between_two_parts(out: Path, tmp_path: Path) -> None:
+    stop, plan = Stop(), plan_relabelling(str(out), str(tmp_path / "new"), {"temperature": 2})
+    report = relabel_output(plan, lambda *_: None, lambda _: stop.ask("SIGTERM"), num_workers=1, stop=stop)
+    assert (report.stopped, report.is_complete) == ("SIGTERM", False)
+    assert 0 < report.new_parts == 6 - report.num_pending < 6
+    status = read_status(str(tmp_path / "new"))
+    assert (status.is_complete, status.num_parts) == (False, report.new_parts)
+    assert status.last_run is not None
+    assert status.last_run.state == "stopped"
+    read = {name for name, _ in read_shards(str(tmp_path / "new"))}
+    assert read < {"a.parquet", "b.parquet", "deep/c d.parquet"}
+    assert relabelled(out, tmp_path / "new", "temperature=2")["new_parts"] == report.num_pending
+    assert len(dict(read_shards(str(tmp_path / "new")))) == 3
+
+
+def test_an_output_begun_before_there_was_a_key_is_relabelled_as_one_that_has_it(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = make_job(output=KEPT, model={"deduplicate": False}, run=SPLITS)
+    run(job)
+    for path in sorted((tmp_path / "out").rglob("*.parquet"))[:3]:
+        table = pq.ParquetFile(path).read()
+        footer = json.loads(table.schema.metadata[b"shardlabel"])
+        del footer["fingerprint"]["model.deduplicate"]
+        pq.write_table(table.replace_schema_metadata({b"shardlabel": json.dumps(footer).encode()}), path)
+    relabelled(job.output.path, tmp_path / "new", "temperature=2")
+    fresh = make_job("new", output=KEPT, model={"deduplicate": False}, task={"options": {"temperature": 2}}, run=SPLITS)
+    assert run(fresh).new_parts == 0
 
 
 def test_options_come_from_a_file_and_values_beside_it_win(out: Path, tmp_path: Path) -> None:
