@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from typer.testing import Result
 
 from jobs.cli import app
 from jobs.config import JobConfig
+from jobs.parts import PartIdentity, PartRecord
 from jobs.reader import read_shards
 from jobs.relabel import relabel as relabel_output
 from jobs.relabelling import plan_relabelling
@@ -338,8 +341,24 @@ def test_max_seconds_stops_it_and_the_next_one_does_the_rest(out: Path, tmp_path
 
 
 def test_a_stop_comes_between_two_parts(out: Path, tmp_path: Path) -> None:
-    stop, plan = Stop(), plan_relabelling(str(out), str(tmp_path / "new"), {"temperature": 2})
-    report = relabel_output(plan, lambda *_: None, lambda _: stop.ask("SIGTERM"), num_workers=1, stop=stop)
+    stop, is_asked, plan = Stop(), Event(), plan_relabelling(str(out), str(tmp_path / "new"), {"temperature": 2})
+
+    class Waiting(dict[str, PartIdentity]):
+        """Lets the second part begin, and end when the stop has come."""
+
+        num_begun = 0
+
+        def __getitem__(self, part: str) -> PartIdentity:
+            self.num_begun += 1
+            assert self.num_begun == 1 or is_asked.wait(60)
+            return super().__getitem__(part)
+
+    def ask(_: PartRecord) -> None:
+        stop.ask("SIGTERM")
+        is_asked.set()
+
+    plan = replace(plan, identities=Waiting(plan.identities))
+    report = relabel_output(plan, lambda *_: None, ask, num_workers=1, stop=stop)
     assert (report.stopped, report.is_complete) == ("SIGTERM", False)
     assert 0 < report.new_parts == 6 - report.num_pending < 6
     status = read_status(str(tmp_path / "new"))
