@@ -79,7 +79,7 @@ def f1_scores(is_set: NDArray[np.bool_], is_right: NDArray[np.bool_]) -> Floats:
     """2 TP / (2 TP + FP + FN) of each label (the last axis); 0 where a label is neither set nor right anywhere."""
     true = (is_set & is_right).sum(axis=0, dtype=np.float64)
     both = is_set.sum(axis=0, dtype=np.float64) + is_right.sum(axis=0)
-    return np.divide(2 * true, both, out=np.zeros_like(both), where=both > 0)
+    return np.asarray(np.divide(2 * true, both, out=np.zeros_like(both), where=both > 0))
 
 
 def best_threshold(scores: NDArray[np.float32], is_right: NDArray[np.bool_]) -> float | None:

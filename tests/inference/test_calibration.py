@@ -1,6 +1,7 @@
 """Temperatures against known answers and a grid, thresholds against every threshold there is."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -20,6 +21,10 @@ from inference.calibration import (
 )
 
 NUM_ROWS = 20_000
+
+
+def float32(values: Sequence[float]) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,7 +83,7 @@ def test_the_losses_are_their_formulas_and_stay_finite() -> None:
 
 def test_the_calibration_error_is_the_mean_gap_of_fifteen_bins() -> None:
     random = np.random.default_rng(2)
-    confidences = np.append(random.uniform(size=500).astype(np.float32), np.float32([0, 1]))
+    confidences = np.append(random.uniform(size=500).astype(np.float32), float32([0, 1]))
     is_right = random.uniform(size=502) < confidences**2
     bins: dict[int, list[int]] = {}
     for i, confidence in enumerate(confidences):
@@ -104,7 +109,7 @@ SCORED = st.lists(
 
 @given(SCORED)
 def test_a_threshold_reaches_the_best_f1_that_any_threshold_reaches(scored: list[tuple[float, bool]]) -> None:
-    scores, is_right = np.float32([score for score, _ in scored]), np.array([right for _, right in scored])
+    scores, is_right = float32([score for score, _ in scored]), np.array([right for _, right in scored])
     candidates = [np.float32(0), *scores]
     best = max(slow_f1(scores > candidate, is_right) for candidate in candidates)
     threshold = best_threshold(scores, is_right)
@@ -118,7 +123,7 @@ def test_a_threshold_reaches_the_best_f1_that_any_threshold_reaches(scored: list
 def test_the_lowest_confidence_is_that_of_the_most_rows_which_are_right_often_enough(
     scored: list[tuple[float, bool]], accuracy: float
 ) -> None:
-    confidences, is_right = np.float32([score for score, _ in scored]), np.array([right for _, right in scored])
+    confidences, is_right = float32([score for score, _ in scored]), np.array([right for _, right in scored])
     reached = [
         int((confidences >= bar).sum())
         for bar in confidences
@@ -129,10 +134,10 @@ def test_the_lowest_confidence_is_that_of_the_most_rows_which_are_right_often_en
 
 
 def test_thresholds_have_no_more_digits_than_they_need() -> None:
-    scores, is_right = np.float32([0.9, 0.61234, 0.31, 0.2]), np.array([True, True, False, False])
+    scores, is_right = float32([0.9, 0.61234, 0.31, 0.2]), np.array([True, True, False, False])
     assert best_threshold(scores, is_right) == 0.46
     assert lowest_confidence(scores, is_right, 1.0) == 0.46
-    near = np.float32([0.5, np.nextafter(np.float32(0.5), np.float32(0))])
+    near = float32([0.5, np.nextafter(np.float32(0.5), np.float32(0))])
     assert best_threshold(near, np.array([True, False])) == float(near[1])
     assert lowest_confidence(near, np.array([True, False]), 1.0) == 0.5
 

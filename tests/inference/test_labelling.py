@@ -25,7 +25,8 @@ def label(labelling: Labelling, logits: NDArray[np.float32] = LOGITS) -> dict[st
     """Columns as lists, checked against the declared fields."""
     table = pa.table(labelling.columns(logits, labelling.scores(logits)), pa.schema(labelling.fields()))
     table.validate(full=True)
-    return table.to_pydict()
+    columns: dict[str, Any] = table.to_pydict()
+    return columns
 
 
 def slow_softmax(row: NDArray[np.float32], temperature: float) -> list[float]:
@@ -60,7 +61,7 @@ def test_independent_labels_may_each_have_a_temperature() -> None:
 
 def test_a_score_of_one_label_has_a_temperature_too() -> None:
     labelling = bind(labels=["relevant"], temperature=3)
-    assert label(labelling, np.float32([[2]]))["score"] == pytest.approx([slow_sigmoid(2, 3)], abs=1e-6)
+    assert label(labelling, np.array([[2]], np.float32))["score"] == pytest.approx([slow_sigmoid(2, 3)], abs=1e-6)
 
 
 @pytest.mark.parametrize(("problem_type", "expected"), [(None, [1, 0, 0, 0]), (MULTI_LABEL, [1, 0, 0.5, 1])])
@@ -94,7 +95,7 @@ def test_exclusive_classes_of_one_name_add_up_and_are_ranked_together() -> None:
 
 
 def test_the_best_of_merged_classes_may_be_another_than_the_best_class() -> None:
-    logits = np.log(np.float32([[0.4, 0.3, 0.3, 1e-9]]))
+    logits = np.log(np.array([[0.4, 0.3, 0.3, 1e-9]], np.float32))
     assert label(bind(), logits)["label"] == ["ant"]
     merged = label(bind(label_map={"bee": "other", "cat": "other"}), logits)
     assert (merged["label"], merged["confidence"]) == (["other"], pytest.approx([0.6], abs=1e-6))
