@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from inference.errors import JobError, ShardlabelError
-from jobs import cli_after, cli_before
+from jobs import cli_after, cli_before, cli_relabel
 from jobs.cli_options import (
+    STOPPED_STATUS,
     Address,
     Debug,
     JobFile,
@@ -34,14 +35,12 @@ from jobs.run import run_job
 from jobs.status import read_status
 from jobs.stopping import Stop, Stopped
 
-STOPPED_STATUS = 3
-"""The others belong to the errors; see inference/errors.py."""
-
 _log = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_before.app)
 app.add_typer(cli_after.app)
+app.add_typer(cli_relabel.app)
 
 
 @app.callback()

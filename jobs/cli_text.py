@@ -57,6 +57,11 @@ def describe(found: OutputStatus) -> str:
             for model in models
         ),
         *([f"software   {software}"] if software else []),
+        *(
+            f"relabelled from job {step['fingerprint']}"
+            for made in found.provenance[:1]
+            for step in made.get("relabelled_from", [])
+        ),
         f"job        {found.fingerprint}",
         *(f"             {key}: {json.dumps(value)}" for key, value in found.job.items() if value is not None),
     ]

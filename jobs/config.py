@@ -173,26 +173,41 @@ def load_job(path: Path, overrides: list[str]) -> JobConfig:
     Raises:
         ConfigError: no such file, not YAML, an unknown key or a wrong value.
     """
-    try:
-        content = _parse(path.read_text())
-    except OSError as error:
-        msg = f"{path}: cannot read the job file ({error.strerror}); give the path of a JOB.yaml"
-        raise ConfigError(msg) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path}: not YAML ({' '.join(str(error).split())})"
-        raise ConfigError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path}: holds {type(content).__name__}, expected a mapping with the keys input, output and model"
-        raise ConfigError(msg)
+    content = read_yaml(path, "job", "input, output and model")
     for override in overrides:
-        content = _apply(content, override)
+        content = apply_override(content, override)
     try:
         return JobConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(explain_validation_error(error, JobConfig)) from error
 
 
-def _apply(content: dict[Any, Any], override: str) -> dict[Any, Any]:
+def read_yaml(path: Path, what: str, keys: str) -> dict[Any, Any]:
+    """The mapping in a YAML file of the user.
+
+    Args:
+        path: of the file.
+        what: the file is called by, as in "the job file".
+        keys: that it may have.
+
+    Raises:
+        ConfigError: no such file, not YAML, or no mapping.
+    """
+    try:
+        content = _parse(path.read_text())
+    except OSError as error:
+        msg = f"{path}: cannot read the {what} file ({error.strerror}); give the path of a YAML file"
+        raise ConfigError(msg) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path}: not YAML ({' '.join(str(error).split())})"
+        raise ConfigError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: holds {type(content).__name__}, expected a mapping with the keys {keys}"
+        raise ConfigError(msg)
+    return content
+
+
+def apply_override(content: dict[Any, Any], override: str) -> dict[Any, Any]:
     """A copy of `content` with one value replaced."""
     key, separator, value = override.partition("=")
     if not separator or not key:

@@ -14,7 +14,23 @@ _PACKAGES = ("shardlabel", "torch", "transformers", "tokenizers", "pyarrow", "ra
 def provenance(models: Sequence[ModelConfig]) -> dict[str, Any]:
     """The same on every machine with the same software, so that it does not spoil the equality of bytes."""
     first, *later = [{"name": model.name, "revision": model.revision} for model in models]
-    return {"model": first, **({"later_models": later} if later else {}), "software": dict(_versions())}
+    return {"model": first, **({"later_models": later} if later else {}), "software": software()}
+
+
+def relabelled_from(made: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """What made the logits, and then for each relabelling which labels were there before, and what made others.
+
+    Args:
+        made: the provenance of the part that is relabelled.
+        fingerprint: of its job, as `status` shows it.
+    """
+    redone = {"fingerprint": fingerprint, "software": software()}
+    return made | {"relabelled_from": [*made.get("relabelled_from", []), redone]}
+
+
+def software() -> dict[str, str | None]:
+    """Versions of what has a say in the output."""
+    return dict(_versions())
 
 
 @cache
