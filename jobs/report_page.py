@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, Undefined
 from markupsafe import Markup, escape
 
-from jobs.report_filters import FILTERS, UNKNOWN, count, is_unknown
+from jobs.report_filters import FILTERS, UNKNOWN, is_unknown
 
 _SECTIONS = {
     "labels": ("Labels", ["labels"]),
@@ -25,8 +25,7 @@ _SECTIONS = {
 """Template -> title, and the keys of the report of which it needs one; a section without any is left out."""
 
 _HEAD_CHARACTERS = 240
-_MAX_CHARACTERS = 5000
-"""Of a text the page shows so many before and after a click."""
+"""Of a longer text the page shows about so many before a click."""
 
 _JOINERS = "\u200c\u200d"
 """Invisible as well, but Persian and emoji are spelled with them."""
@@ -82,11 +81,10 @@ def text(value: Any) -> Markup:
     head = _head(content)
     if head == content:
         return Markup('<div class="text" dir="auto">{}</div>').format(_visible(content))
-    rest, left = content[len(head) : _MAX_CHARACTERS], len(content) - _MAX_CHARACTERS
-    more = Markup('<span class="soft"> … and {} more characters</span>').format(count(left)) if left > 0 else ""
-    return Markup(
-        '<details><summary class="text" dir="auto">{}</summary><div class="text" dir="auto">{}{}</div></details>'
-    ).format(_visible(head), _visible(rest), more)
+    page = Markup(
+        '<details><summary class="text" dir="auto">{}</summary><div class="text" dir="auto">{}</div></details>'
+    )
+    return page.format(_visible(head), _visible(content[len(head) :]))
 
 
 def _head(content: str) -> str:
