@@ -35,7 +35,7 @@ def render(report: dict[str, Any]) -> str:
     """The page of a report; what the report does not have, the page does not show.
 
     Args:
-        report: as `report.json` has it. Texts in it may hold anything, and are shown as text.
+        report: as `label_report.json` has it. Texts in it may hold anything, and are shown as text.
     """
     environment = _environment()
     css, js = (_source(environment, name) for name in ("report.css", "report.js"))

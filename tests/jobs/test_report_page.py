@@ -5,7 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jinja2 import Undefined
@@ -55,7 +55,7 @@ def words(markup: str) -> str:
         (filters.percent(math.nan), "\u2013"),
         (filters.of(10373, 42444), "24.4%"),
         (filters.of(0, 0), "\u2013"),
-        (filters.of(3, Undefined()), "\u2013"),
+        (filters.of(3, cast("Any", Undefined())), "\u2013"),
         (filters.decimal(1234.5678), "1,234.57"),
         (filters.decimal(-0.04567, 3), "-0.046"),
         (filters.decimal(math.inf), "\u2013"),
