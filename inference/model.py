@@ -28,9 +28,9 @@ from inference.tokenization import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# What other kernels may change, as the norm of the difference over the norm: the rounding of two ways to add up. Where
-# a model itself rounds by more (BERT-base with random weights in bfloat16: 0.042 between a micro-batch and its sequences
-# one by one), twice as much; but never what sequences that see one another change in a tiny model.
+# What other kernels may change, as the norm of the difference over the norm: the rounding of two ways to add up. What a
+# model changes by itself may be more (BERT-base with random weights in bfloat16: 0.042 between a micro-batch and its
+# sequences one by one), then twice that; but never what sequences that see one another change in a tiny model.
 _TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 _TOO_MUCH = 0.1
 

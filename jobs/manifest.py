@@ -160,19 +160,28 @@ def read_fingerprint(output: Location) -> dict[str, Any] | None:
         raise OutputError(msg) from error
 
 
-def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
-    """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
+def settle(fingerprint: dict[str, Any], existing: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A job's fingerprint beside that of an output or a part.
+
+    Returns:
+        the job's, with what is left to the hardware as the output's first run made it, and in what the two differ.
+    """
     existing = _BEFORE | existing
     resolved = dict(fingerprint)
     for key, value in fingerprint.items():
         name = key.rpartition(".")[2]
         if key.startswith("model.") and name in UNSETTLED and value == UNSETTLED[name]:
             resolved[key] = existing.get(key)
-    changes = [
+    return resolved, [
         f"{key} was {existing.get(key)!r}, is {resolved.get(key)!r}"
         for key in sorted({*existing, *resolved})
         if existing.get(key) != resolved.get(key)
     ]
+
+
+def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
+    """Check that two fingerprints are one job's; see `settle`."""
+    resolved, changes = settle(fingerprint, existing)
     if changes:
         msg = f"output.path: {output} holds the output of another job ({'; '.join(changes)}); give another directory"
         raise FingerprintError(msg)
