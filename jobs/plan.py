@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from inference.checkpoint import open_checkpoint, weights_digest
+from inference.checkpoint import Checkpoint, open_checkpoint, weights_digest
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
@@ -14,6 +14,7 @@ from inference.hardware import check_fp8
 from inference.packing import resolve_packed
 from inference.remote_code import code_digest
 from inference.tasks import load_task, text_columns
+from inference.tasks.base import Task
 from jobs.config import JobConfig
 from jobs.shards import Shard, Split, cut_all, list_shards, unify
 from jobs.storage import Location, globs, locate, overlap
@@ -48,27 +49,26 @@ def make_plan(job: JobConfig) -> Plan:
     Raises:
         ShardlabelError: the request is wrong; see the subclasses for what can be.
     """
-    task_config = job.task_config
     checkpoint = open_checkpoint(job.model)
-    task = load_task(task_config, checkpoint)
+    task = load_task(job.task_config, checkpoint)
     resolve_packed(job.model.packed, checkpoint.model_type, "cpu", job.model.dtype)  # refused before anything is read
     check_fp8(job.model.fp8, checkpoint.model_type, job.model.dtype)
-    output = locate(job.output.path)
-    shards = list_shards(job.input.path)
-    good = [shard for shard in shards if shard.error is None]
-    if not good:
-        msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
-        raise InputError(msg)
+    locate(job.output.path)
+    return plan_over(job, checkpoint, task, list_shards(job.input.path))
+
+
+def plan_over(job: JobConfig, checkpoint: Checkpoint, task: Task, shards: Sequence[Shard]) -> Plan:
+    """The plan of a job whose checkpoint is open and whose input is listed.
+
+    Raises:
+        ShardlabelError: as `make_plan`.
+    """
+    task_config, output, good = job.task_config, locate(job.output.path), readable(shards)
     everything = unify(good, None)
-    roles = text_columns(task, task_config.columns, everything)
+    roles = text_roles(task, task_config.columns, good, everything)
     texts = list(dict.fromkeys(roles.values()))
-    for shard in good:
-        if lacking := [name for name in texts if name not in shard.schema.names]:
-            msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
-            raise InputError(msg)
     splits = cut_all(good, job.run.split_rows)
-    for path in job.input.path:
-        _check_apart(locate(path), output, splits)
+    check_apart(job.input.path, output, splits)
     kept = unify(good, job.output.keep_columns)
     output_schema(pa.schema([everything.field(name) for name in texts]), task)  # a worker's table has them in any case
     wanted = [*kept.names, *(name for name in texts if name not in kept.names)]
@@ -110,10 +110,49 @@ def make_plan(job: JobConfig) -> Plan:
     )
 
 
-def _check_apart(source: Location, output: Location, splits: Sequence[Split]) -> None:
-    """Refuse an output that the next run would read as input, and one that would overwrite its shards."""
-    if overlap(source, output) or globs(source, [output, *(output.join(split.part) for split in splits)]):
-        msg = (
-            f"output.path: {output} and input.path {source} lie in one another; give the output a directory of its own"
-        )
-        raise ConfigError(msg)
+def readable(shards: Sequence[Shard]) -> list[Shard]:
+    """Those whose footers could be read, in their order.
+
+    Raises:
+        InputError: there is none.
+    """
+    good = [shard for shard in shards if shard.error is None]
+    if not good:
+        msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
+        raise InputError(msg)
+    return good
+
+
+def text_roles(
+    task: Task | type[Task], names: dict[str, str], shards: Sequence[Shard], schema: pa.Schema
+) -> dict[str, str]:
+    """The columns that the task reads, in every shard: the task's name -> the input's.
+
+    Args:
+        task: see `text_columns`, as for `names`.
+        names: the task's name of a column -> the input's.
+        shards: readable ones.
+        schema: of them all.
+
+    Raises:
+        InputError: one is missing, in a shard or in all, or of another type.
+    """
+    roles = text_columns(task, names, schema)
+    for shard in shards:
+        if lacking := [name for name in roles.values() if name not in shard.schema.names]:
+            msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
+            raise InputError(msg)
+    return roles
+
+
+def check_apart(sources: Sequence[str], output: Location, splits: Sequence[Split]) -> None:
+    """Refuse an output that the next run would read as input, and one that would overwrite its shards.
+
+    Raises:
+        ConfigError: they lie in one another.
+    """
+    for source in map(locate, sources):
+        if overlap(source, output) or globs(source, [output, *(output.join(split.part) for split in splits)]):
+            what = f"output.path: {output} and input.path {source} lie in one another"
+            msg = f"{what}; give the output a directory of its own"
+            raise ConfigError(msg)

@@ -12,7 +12,12 @@ _PACKAGES = ("shardlabel", "torch", "transformers", "tokenizers", "pyarrow", "ra
 
 def provenance(model: ModelConfig) -> dict[str, Any]:
     """The same on every machine with the same software, so that it does not spoil the equality of bytes."""
-    return {"model": {"name": model.name, "revision": model.revision}, "software": dict(_versions())}
+    return {"model": {"name": model.name, "revision": model.revision}, "software": software()}
+
+
+def software() -> dict[str, str | None]:
+    """The versions of what determines a label, in this process; None is not installed."""
+    return dict(_versions())
 
 
 @cache
