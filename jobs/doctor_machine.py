@@ -47,7 +47,7 @@ class Ground:
 def examine_here(job: JobConfig, notes: Notes) -> Ground:
     """Look at this machine; no Ray is started."""
     num_gpus, cpus = count_gpus_here(), available_cpus()
-    judge_devices(num_gpus, software()["torch"], has_nvidia_device(), notes)
+    judge_devices(num_gpus, software()["torch"], notes, has_nvidia=has_nvidia_device())
     if job.run.executor == "local":
         return Ground(nodes=[Node(cpus=cpus, gpus=num_gpus or 0)], is_here=True)
     if find_spec("ray") is None:
@@ -60,7 +60,7 @@ def examine_here(job: JobConfig, notes: Notes) -> Ground:
     return Ground(nodes=[Node(cpus=cpus, gpus=num_gpus or 0, slots=room + cpus)], is_here=True)
 
 
-def judge_devices(num_gpus: int | None, torch_version: str | None, has_nvidia: bool, notes: Notes) -> None:  # noqa: FBT001
+def judge_devices(num_gpus: int | None, torch_version: str | None, notes: Notes, *, has_nvidia: bool) -> None:
     """Whether torch is there and sees the GPUs that are."""
     if num_gpus is None:
         notes.error("devices", "torch is not installed here, and models run here", "install it, or join a cluster")
@@ -106,7 +106,7 @@ def examine_resources(job: JobConfig, patient: Patient, ground: Ground, notes: N
         family = patient.checkpoint.model_type
         notes.attempt("precision", lambda: check_fp8(job.model.fp8, family, dtype))
         notes.attempt("packed", lambda: resolve_packed(job.model.packed, family, device, dtype))
-    judge_precision(job, device, dtype, has_native_bfloat16(), notes)
+    judge_precision(job, device, dtype, notes, is_native=has_native_bfloat16())
     if patient.weights is not None and ground.is_here:
         num_bytes = patient.weights.num_values * _VALUE_BYTES[dtype]
         num_processes = 1 if job.run.executor == "local" else resources.max_actors
@@ -132,7 +132,7 @@ def _judge_actors(job: JobConfig, resources: Resources, ground: Ground, notes: N
         notes.ok("actors", what)
 
 
-def judge_precision(job: JobConfig, device: Device, dtype: Dtype, is_native: bool, notes: Notes) -> None:  # noqa: FBT001
+def judge_precision(job: JobConfig, device: Device, dtype: Dtype, notes: Notes, *, is_native: bool) -> None:
     """Whether the device computes in the precision, and what `auto` has become."""
     where = "a GPU" if device == "cuda" else "this CPU"
     what = f"auto is {dtype} on {where}" if job.model.dtype == "auto" else f"{dtype} on {where}"

@@ -119,7 +119,12 @@ def _examine_space(job: JobConfig, plan: Plan, pending: Sequence[Split], source:
     """Compare a rough size of what is to be written with what is free on a local disk."""
     num_rows, num_all = (sum(split.num_rows for split in splits) for splits in (pending, plan.splits))
     good = [shard for shard in source.shards if shard.error is None]
-    kept = sum(shard.size for shard in good) * num_rows / max(num_all, 1) * _kept_share(good[0], job)
+    kept = (
+        sum(shard.size for shard in good)
+        * num_rows
+        / max(num_all, 1)
+        * _kept_share(max(good, key=lambda shard: shard.size), job)
+    )
     added = [field for field in plan.output_schema if field.name not in plan.read_schema.names]
     needed = kept + num_rows * (_BYTES_PER_ROW + _BYTES_PER_VALUE * sum(_num_values(field.type) for field in added))
     place = _nearest(plan.output)
