@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,17 +15,12 @@ import torch
 import yaml
 from typer.testing import Result
 
-from inference.findings import Notes
-from jobs import doctor, storage
+from jobs import storage
 from jobs.cli import app
-from jobs.doctor_machine import judge_devices, judge_memory, judge_precision, judge_store
-from jobs.doctor_text import size_text
 from jobs.heartbeat import RUN, RunNote
 from jobs.storage import locate
 from tests.families import WORDS, build_checkpoint
 from tests.inference.test_checkup import edit, rewrite
-from tests.jobs.conftest import MakeJob
-from tests.jobs.s3_server import Store
 from tests.jobs.world import NUM_ROWS, RUNNER, World, refusal
 from tests.own_code import with_code
 
@@ -432,63 +426,6 @@ def test_a_driver_without_torch_says_what_it_cannot_see(world: World, monkeypatc
     assert (found["head"], found["forward"], found["devices"]) == ("skipped", "skipped", "error")
 
 
-def one(judge: Callable[..., None], *arguments: Any, **flags: bool) -> tuple[str, str]:
-    notes = Notes()
-    judge(*arguments, notes, **flags)
-    (finding,) = notes.findings
-    return finding.level, f"{finding.message}; {finding.advice}"
-
-
-def test_a_gpu_that_torch_does_not_see_is_a_warning_that_knows_a_build_for_cpus() -> None:
-    assert one(judge_devices, 0, "2.13.0", has_nvidia=False)[0] == "ok"
-    assert one(judge_devices, 2, "2.13.0+cu130", has_nvidia=True) == ("ok", "torch 2.13.0+cu130 sees 2 GPUs; ")
-    level, text = one(judge_devices, 0, "2.13.0+cpu", has_nvidia=True)
-    assert (level, "install a build of torch for CUDA" in text) == ("warning", True)
-    level, text = one(judge_devices, 0, "2.13.0+cu130", has_nvidia=True)
-    assert (level, "CUDA_VISIBLE_DEVICES" in text) == ("warning", True)
-
-
-def test_memory_is_compared_with_as_many_copies_as_are_loaded() -> None:
-    gigabyte = 10**9
-    assert one(judge_memory, gigabyte, 2, "cpu", 3 * gigabyte)[0] == "ok"
-    level, text = one(judge_memory, gigabyte, 2, "cpu", 3 * gigabyte - 1)
-    assert (level, text.startswith("2 x 1.5 GB for weights and torch, and 3.0 GB are free")) == ("warning", True)
-    assert one(judge_memory, gigabyte, 2, "cpu", None)[0] == "skipped"
-    assert one(judge_memory, gigabyte, 2, "cuda", 1)[0] == "skipped"
-
-
-def test_rays_store_is_compared_with_the_shared_memory() -> None:
-    assert one(judge_store, 2 * 10**9, 10**9)[0] == "ok"
-    level, text = one(judge_store, 2 * 10**9, 64 * 10**6)  # as a container has it
-    assert (level, "Ray would take 600.0 MB" in text) == ("warning", True)
-    # No more than the larger of 10 GB and what there is, however much memory is free.
-    assert one(judge_store, 10**12, 12 * 10**9)[0] == "ok"
-    assert one(judge_store, 10**12, 9 * 10**9)[0] == "warning"
-
-
-@pytest.mark.parametrize(
-    ("dtype", "device", "is_native", "level"),
-    [
-        ("float32", "cpu", False, "ok"),
-        ("bfloat16", "cpu", True, "ok"),
-        ("bfloat16", "cpu", False, "warning"),
-        ("float16", "cpu", True, "warning"),
-        ("float16", "cuda", False, "ok"),
-        ("bfloat16", "cuda", False, "ok"),
-    ],
-)
-def test_a_precision_that_the_device_imitates_is_a_warning(
-    make_job: MakeJob, dtype: str, device: str, *, is_native: bool, level: str
-) -> None:
-    job = make_job(model={"dtype": dtype})
-    assert one(judge_precision, job, device, dtype, is_native=is_native)[0] == level
-
-
-@pytest.mark.parametrize(("size", "text"), [(999, "1.0 kB"), (1.5e6, "1.5 MB"), (2e9, "2.0 GB"), (1.25e13, "12.5 TB")])
-def test_sizes_are_for_people(size: float, text: str) -> None:
-    assert size_text(size) == text
-
-
 def test_the_space_that_is_needed_is_near_what_a_run_writes(world: World) -> None:
     texts = [os.urandom(100).hex() for _ in range(3000)]
     world.write_shard("good.parquet", texts, noise=[os.urandom(400) for _ in texts])
@@ -501,22 +438,3 @@ def test_the_space_that_is_needed_is_near_what_a_run_writes(world: World) -> Non
         assert world.run(*overrides, f"output.path={out}").exit_code == 0
         written = (world.folder / out / "good.parquet").stat().st_size
         assert 0.6 < needed / written < 1.7, (needed, written)
-
-
-def test_nothing_is_left_in_a_store(
-    make_job: MakeJob, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "SETTLE_SECONDS", 0.0)
-    place = locate(store.uri("doctor") + "&allow_bucket_creation=true")
-    place.filesystem.create_dir(place.path)
-    storage.write(place.join("old/a.txt"), b"old")
-    bucket = store.root / "doctor"
-    before = everything_in(bucket)
-    for name in ("new", "deep/new", "old"):
-        found = doctor.examine(make_job(output={"path": store.uri(f"doctor/{name}")})).findings
-        (writing,) = [finding for finding in found if finding.check == "writing"]
-        assert writing.level == "ok", writing
-        assert everything_in(bucket) == before
-    lost = doctor.examine(make_job(output={"path": store.uri("no-such-bucket/new")})).findings
-    assert "error" in {finding.level for finding in lost if finding.check in {"writing", "owner"}}
-    assert tmp_path.exists()
