@@ -50,11 +50,13 @@ def examine_input(job: JobConfig, patient: Patient, notes: Notes) -> Source:
         notes.skip("columns", "which the task reads is not known")
         return Source(shards=shards, splits=splits)
     roles = notes.attempt("columns", lambda: text_roles(kind, job.input.columns, good, schema))
+    if roles is not None:
+        said = (f"{role} is {name!r} ({schema.field(name).type})" for role, name in roles.items())
+        notes.ok("columns", ", ".join(said))
     _examine_kept(job, patient.task, good, notes)
     if roles is None:
         return Source(shards=shards, splits=splits)
     texts = pa.schema([schema.field(name) for name in dict.fromkeys(roles.values())])
-    notes.ok("columns", ", ".join(f"{role} is {name!r} ({schema.field(name).type})" for role, name in roles.items()))
     return Source(shards=shards, splits=splits, sample=_examine_rows(job, good, texts, notes))
 
 

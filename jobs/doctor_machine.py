@@ -65,7 +65,7 @@ def judge_devices(num_gpus: int | None, torch_version: str | None, notes: Notes,
     if num_gpus is None:
         notes.error("devices", "torch is not installed here, and models run here", "install it, or join a cluster")
     elif num_gpus:
-        notes.ok("devices", f"torch {torch_version} sees {num_gpus} GPUs")
+        notes.ok("devices", f"torch {torch_version} sees {num_gpus} GPU" + ("" if num_gpus == 1 else "s"))
     elif has_nvidia:
         is_for_cpus = "+cpu" in (torch_version or "")
         advice = "install a build of torch for CUDA" if is_for_cpus else "see nvidia-smi and CUDA_VISIBLE_DEVICES"
