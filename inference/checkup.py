@@ -160,7 +160,7 @@ def check_tokenizer(checkpoint: Checkpoint, notes: Notes) -> None:
 
 def _check_padding(of_tokenizer: int | None, of_config: int | None, notes: Notes) -> None:
     if of_config is None and of_tokenizer is None:
-        message = "neither the tokenizer nor config.json names a token for padding; id 0 is used, behind the mask"
+        message = "neither the tokenizer nor config.json names a token for padding"
         notes.warn("padding", message, "set pad_token_id in config.json to the one that the model was trained with")
     elif of_config is not None and of_tokenizer is not None and of_config != of_tokenizer:
         message = (

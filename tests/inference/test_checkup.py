@@ -218,11 +218,12 @@ def test_a_tokenizer_that_does_not_fit_is_found_out(bert: Path) -> None:
     assert "config.json pads with id 3, the tokenizer with 0" in said["padding"]
 
 
-def test_a_model_without_a_token_for_padding_is_a_warning(bert: Path) -> None:
-    edit(bert, pad_token_id=None)
-    assert levels(found(check_tokenizer, bert))["padding"] == "ok"
-    edit(bert, "tokenizer_config.json", pad_token=None, tokenizer_class="PreTrainedTokenizerFast")
-    assert levels(found(check_tokenizer, bert))["padding"] == "warning"
+def test_a_model_without_a_token_for_padding_is_a_warning(tmp_path: Path) -> None:
+    folder = build_checkpoint(tmp_path, "modernbert", "sequence-classification")
+    edit(folder, pad_token_id=None)
+    assert levels(found(check_tokenizer, folder))["padding"] == "ok"
+    edit(folder, "tokenizer_config.json", pad_token=None)
+    assert levels(found(check_tokenizer, folder))["padding"] == "warning"
 
 
 def test_code_of_the_checkpoint_is_a_warning_trusted_or_not(single_label: Path, tmp_path: Path) -> None:

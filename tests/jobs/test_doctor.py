@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from base64 import b85encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +130,10 @@ def run_as(*overrides: str) -> Spoil:
     return lambda world: world.run(*overrides)
 
 
+def output_in_input(world: World) -> None:
+    world.job["output"]["path"] = str(world.folder / "in/out")
+
+
 def nothing(_: World) -> None:
     pass
 
@@ -236,7 +241,7 @@ ERRORS: dict[str, tuple[Spoil, tuple[str, ...], str, str]] = {
         "has no tokenizer that loads",
     ),
     "fp8 in another precision": (nothing, ("model.fp8=true",), "precision", "it goes with bfloat16 alone"),
-    "an output in the input": (nothing, ("output.path=in/out",), "output", "lie in one another"),
+    "an output in the input": (output_in_input, (), "output", "lie in one another"),
     "the output of another job": (run_as("output.scores=true"), (), "owner", "output.scores was True, is False"),
     "an output of somebody else": (
         lambda world: (world.out.mkdir(), pq.write_table(pa.table({"a": [1]}), world.out / "a.parquet")),
@@ -283,8 +288,10 @@ def test_one_error_hides_no_other(world: World) -> None:
         "model.max_length=99",
         "task.options.postprocess=nowhere:f",
         "run.num_actors=99",
+        "model.dtype=float16",
     )
-    result = examine(world, *wrong, "output.path=in/out", "model.dtype=float16", "--json")
+    output_in_input(world)
+    result = examine(world, *wrong, "--json")
     found = {(check["check"], check["level"]) for check in checks(result)}
     errors = {"labels", "checkpoint", "hook", "columns", "output columns", "output"}
     assert {name for name, level in found if level == "error"} == errors
@@ -427,14 +434,14 @@ def test_a_driver_without_torch_says_what_it_cannot_see(world: World, monkeypatc
 
 
 def test_the_space_that_is_needed_is_near_what_a_run_writes(world: World) -> None:
-    texts = [os.urandom(100).hex() for _ in range(3000)]
+    texts = [b85encode(os.urandom(100)).decode() for _ in range(3000)]
     world.write_shard("good.parquet", texts, noise=[os.urandom(400) for _ in texts])
     for overrides in ((), ("output.keep_columns=[text]",)):
         result = examine(world, *overrides, "--json")
         (space,) = [check["message"] for check in checks(result) if check["check"] == "space"]
         size, unit = space.removeprefix("about ").split()[:2]
         needed = float(size) * {"kB": 1e3, "MB": 1e6}[unit]
-        out = f"out{len(overrides)}"
+        out = world.folder / f"out{len(overrides)}"
         assert world.run(*overrides, f"output.path={out}").exit_code == 0
-        written = (world.folder / out / "good.parquet").stat().st_size
+        written = (out / "good.parquet").stat().st_size
         assert 0.6 < needed / written < 1.7, (needed, written)
