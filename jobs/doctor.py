@@ -49,9 +49,11 @@ def examine(job: JobConfig, *, runs_forward: bool = False) -> Diagnosis:
     notes.ok("job", f"{job.task.name} with {job.model.name}, {job.run.executor} executor")
     patient = examine_model(job, notes)
     source = examine_input(job, patient, notes)
-    notes.attempt("output", lambda: check_apart(job.input.path, locate(job.output.path), source.splits))
+    is_apart = notes.attempt(
+        "output", lambda: check_apart(job.input.path, locate(job.output.path), source.splits) is None
+    )
     plan = _plan(job, patient, source, notes)
-    examine_output(job, plan, source, notes)
+    examine_output(job, plan, source, notes, is_apart=bool(is_apart))
     ground = _examine_ground(job, plan, notes)
     if ground is None:
         notes.skip("actors", "what the Predictors would get is known when the cluster answers")

@@ -47,7 +47,7 @@ def examine_model(job: JobConfig, notes: Notes) -> Patient:
         with suppress(ShardlabelError):  # noted already, and with the length it was all that is wrong
             checkpoint = open_checkpoint(job.model.model_copy(update={"max_length": None}))
     kind = notes.attempt("task", lambda: task_class(job.task.name))
-    weights = _examine_weights(checkpoint, notes) if checkpoint is not None else None
+    weights = _examine_weights(job.model.name, checkpoint, notes) if checkpoint is not None else None
     config, has_hook = _examine_hook(job.task_config, notes)
     task = _examine_task(kind, config, checkpoint, notes) if kind is not None else None
     if checkpoint is None:
@@ -64,12 +64,13 @@ def examine_model(job: JobConfig, notes: Notes) -> Patient:
     return Patient(checkpoint=checkpoint, weights=weights, kind=kind, task=task, is_whole=opens and has_hook)
 
 
-def _examine_weights(checkpoint: Checkpoint, notes: Notes) -> Weights | None:
+def _examine_weights(name: str, checkpoint: Checkpoint, notes: Notes) -> Weights | None:
     weights = notes.attempt("weights", lambda: read_weights(checkpoint.path))
     if weights is not None:
         size = f"{weights.num_values / _NUM_MEGA:,.1f} million values in {', '.join(sorted(weights.dtypes))}"
         what = ", ".join(checkpoint.architectures) or checkpoint.model_type
-        notes.ok("checkpoint", f"{what} at {checkpoint.revision or checkpoint.path}: safetensors, {size}")
+        commit = f" at {checkpoint.revision}" if checkpoint.revision else ""
+        notes.ok("checkpoint", f"{name}{commit} is a {what} in safetensors, {size}")
     return weights
 
 

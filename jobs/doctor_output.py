@@ -29,28 +29,39 @@ _BYTES_PER_VALUE = 4
 _NUM_ITEMS = 4
 
 
-def examine_output(job: JobConfig, plan: Plan | None, source: Source, notes: Notes) -> None:
-    """Look at the output directory as a run would find it."""
+def examine_output(job: JobConfig, plan: Plan | None, source: Source, notes: Notes, *, is_apart: bool) -> None:
+    """Look at the output directory as a run would find it.
+
+    Args:
+        job: which.
+        plan: its plan; None while the request has errors.
+        source: its input.
+        notes: what is told.
+        is_apart: whether the output lies apart from the input, so that a file may be written there.
+    """
     output = notes.attempt("output", lambda: locate(job.output.path))
     if output is None:
         return
     pending = _examine_owner(output, plan, notes)
     _examine_last_run(output, notes)
-    _probe(output, notes)
+    if is_apart and pending is not None:
+        _probe(output, notes)
+    else:
+        notes.skip("writing", "it is not tried where a run would not write")
     if plan is not None and pending and isinstance(output.filesystem, pafs.LocalFileSystem):
         _examine_space(job, plan, pending, source, notes)
 
 
-def _examine_owner(output: Location, plan: Plan | None, notes: Notes) -> Sequence[Split]:
-    """Compare it with the job's plan; the splits that a run would label."""
+def _examine_owner(output: Location, plan: Plan | None, notes: Notes) -> Sequence[Split] | None:
+    """Compare it with the job's plan; the splits that a run would label, or None when it would refuse the output."""
     if plan is None:
         claimed = notes.attempt("owner", lambda: manifest.read_fingerprint(output))
-        whose = f"the job {hash_fingerprint(claimed)}" if claimed else "no job that has left a manifest"
-        notes.skip("owner", f"{output} belongs to {whose}; with the errors above it is not known what job this is")
+        whose = f"job {hash_fingerprint(claimed)}" if claimed else "no job"
+        notes.skip("owner", f"{whose} has claimed {output}; which one this is, is not known while it has errors")
         return ()
     committed = notes.attempt("owner", lambda: manifest.read_committed(plan))
     if committed is None:
-        return ()
+        return None
     num_done, num_splits = len(committed.records), len(plan.splits)
     if not committed.identities:
         notes.ok("owner", f"{output} holds no part yet")

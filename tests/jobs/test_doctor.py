@@ -130,6 +130,17 @@ def run_as(*overrides: str) -> Spoil:
     return lambda world: world.run(*overrides)
 
 
+def foreign_output(world: World) -> None:
+    world.out.mkdir()
+    pq.write_table(pa.table({"a": [1]}), world.out / "a.parquet")
+
+
+def vanished_shard(world: World) -> None:
+    path = world.write_shard("other.parquet", ["x"], number=[1])
+    world.run()
+    path.unlink()
+
+
 def output_in_input(world: World) -> None:
     world.job["output"]["path"] = str(world.folder / "in/out")
 
@@ -244,7 +255,7 @@ ERRORS: dict[str, tuple[Spoil, tuple[str, ...], str, str]] = {
     "an output in the input": (output_in_input, (), "output", "lie in one another"),
     "the output of another job": (run_as("output.scores=true"), (), "owner", "output.scores was True, is False"),
     "an output of somebody else": (
-        lambda world: (world.out.mkdir(), pq.write_table(pa.table({"a": [1]}), world.out / "a.parquet")),
+        foreign_output,
         (),
         "owner",
         "holds a.parquet, which shardlabel did not write",
@@ -296,7 +307,7 @@ def test_one_error_hides_no_other(world: World) -> None:
     errors = {"labels", "checkpoint", "hook", "columns", "output columns", "output"}
     assert {name for name, level in found if level == "error"} == errors
     assert {name for name, level in found if level == "warning"} == {"precision", "actors"}
-    assert {("head", "ok"), ("tokenizer", "ok"), ("input", "ok"), ("writing", "ok")} <= found
+    assert {("head", "ok"), ("tokenizer", "ok"), ("input", "ok"), ("writing", "skipped")} <= found
 
 
 def note_run(world: World) -> None:
@@ -352,11 +363,7 @@ WARNINGS: dict[str, tuple[Spoil, tuple[str, ...], str, str]] = {
         "500 of 1,000 sampled rows have no text",
     ),
     "a shard that vanished": (
-        lambda world: (
-            world.write_shard("other.parquet", ["x"], number=[1]),
-            world.run(),
-            (world.folder / "in/other.parquet").unlink(),
-        ),
+        vanished_shard,
         (),
         "vanished",
         "no longer has 1 shards whose parts are there, such as other.parquet",

@@ -13,7 +13,7 @@ def test_nothing_is_left_in_a_store(make_job: MakeJob, store: Store, monkeypatch
     monkeypatch.setattr(storage, "SETTLE_SECONDS", 0.0)
     place = locate(store.uri("doctor") + "&allow_bucket_creation=true")
     place.filesystem.create_dir(place.path)
-    storage.write(place.join("old/a.txt"), b"old")
+    storage.write(place.join("old/_notes/a.txt"), b"old")
     bucket = store.root / "doctor"
     before = everything_in(bucket)
     for name in ("new", "deep/new", "old"):
