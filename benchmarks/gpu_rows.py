@@ -196,7 +196,7 @@ def build(row: Row, folder: Path, tokenizer: Any, *, tiny: bool, device: str) ->
     settings |= {"cls_token_id": 2, "sep_token_id": 3} if row.family == "modernbert" else {}
     settings |= {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
     config = transformers.AutoConfig.for_model(row.family, **settings)
-    auto_class = transformers.AutoModelForTextEncoding if row.family == "t5" else transformers.AutoModel
+    auto_class: Any = transformers.AutoModelForTextEncoding if row.family == "t5" else transformers.AutoModel
     if row.task == "text-classification":
         auto_class = transformers.AutoModelForSequenceClassification
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from inference.fp8 import E4M3, LARGEST, SMALLEST_SCALE
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _norm_kernel(
+def _norm_kernel(  # type: ignore[no-untyped-def]
     states,
     residual,
     weight,
@@ -22,7 +22,7 @@ def _norm_kernel(
     has_residual: tl.constexpr,
     has_bias: tl.constexpr,
     block: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     columns = tl.arange(0, block)
     places = tl.program_id(0).to(tl.int64) * width + columns
     is_inside = columns < width
@@ -102,4 +102,4 @@ def quantize_rows(values: torch.Tensor, *, has_gelu: bool = False) -> tuple[torc
 
 def _warps(width: int) -> int:
     """A thread holds eight values or so: 16 bytes of half precision at a load."""
-    return max(1, min(16, triton.next_power_of_2(width) // 256))
+    return max(1, min(16, int(triton.next_power_of_2(width)) // 256))

@@ -1,13 +1,15 @@
 """The nodes of a cluster: what they offer, and whether each has the job's checkpoint, asked before one is loaded."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ModelError, ShardlabelError
+from jobs.models import prefixes
+from jobs.provenance import software
 from jobs.resources import Node, available_cpus
 from jobs.stopping import POLL_SECONDS
 
@@ -35,6 +37,12 @@ def list_nodes() -> list[Node]:
     return nodes
 
 
+def expected_checkpoints(models: Sequence[ModelConfig], fingerprint: dict[str, Any]) -> Expected:
+    """What the nodes should have for a job of these models, with the weights that its fingerprint names."""
+    names = prefixes(len(models))
+    return tuple((model, fingerprint[f"{name}.weights"]) for model, name in zip(models, names, strict=True))
+
+
 def check_nodes(expected: Expected, is_to_end: Callable[[], bool] = lambda: False) -> frozenset[str]:
     """Compare the checkpoints of every other node with this one's: all nodes at once, one task each.
 
@@ -54,21 +62,8 @@ def check_nodes(expected: Expected, is_to_end: Callable[[], bool] = lambda: Fals
     if not folders:
         return frozenset()
     others = [node for node in _living() if node["NodeID"] != here and node["Resources"].keys() & {"CPU", "GPU"}]
-    look = ray.remote(num_cpus=0, max_retries=0)(_look)
-    asked = {look.options(scheduling_strategy=_only_on(node["NodeID"])).remote(folders): node for node in others}
-    ready, until = list[Any](), time.monotonic() + _ANSWER_SECONDS
-    # In short waits, since Ray hands on no exception that a signal's handler raises within one (2.60, _raylet.pyx).
-    while len(ready) < len(asked) and time.monotonic() < until and not is_to_end():
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
     known, wrong = {here}, list[tuple[str, str]]()
-    for answer in ready:
-        node = asked[answer]
-        try:
-            reason = ray.get(answer)
-        except ray.exceptions.RayTaskError as error:  # it could not even begin
-            reason = f"cannot run shardlabel ({str(error).strip().splitlines()[-1]})"
-        except ray.exceptions.RayError:
-            continue  # the node is gone
+    for node, reason in _ask(others, is_to_end, _look, folders):
         if reason is None:
             known.add(node["NodeID"])
         else:
@@ -76,6 +71,39 @@ def check_nodes(expected: Expected, is_to_end: Callable[[], bool] = lambda: Fals
     if wrong:
         raise ModelError(_sentence(wrong))
     return frozenset(known)
+
+
+def node_software() -> dict[str, dict[str, str | None] | str]:
+    """The versions that a worker of each node has, this one's included, by its address; or why none could begin."""
+    nodes = [node for node in _living() if node["Resources"].keys() & {"CPU", "GPU"}]
+    return {node["NodeManagerAddress"]: answer for node, answer in _ask(nodes, lambda: False, software)}
+
+
+def _ask(
+    nodes: list[dict[str, Any]], is_to_end: Callable[[], bool], function: Callable[..., Any], *arguments: Any
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Call a function of ours on each of some nodes, all at once.
+
+    Yields:
+        A node and what the function returned there, or a text that says why it could not run; nodes that do not answer
+        in time, or are gone, are left out.
+    """
+    import ray
+
+    ask = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {ask.options(scheduling_strategy=_only_on(node["NodeID"])).remote(*arguments): node for node in nodes}
+    ready, until = list[Any](), time.monotonic() + _ANSWER_SECONDS
+    # In short waits, since Ray hands on no exception that a signal's handler raises within one (2.60, _raylet.pyx).
+    while len(ready) < len(asked) and time.monotonic() < until and not is_to_end():
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+    for answer in ready:
+        try:
+            said = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:  # it could not even begin
+            said = f"cannot run shardlabel ({str(error).strip().splitlines()[-1]})"
+        except ray.exceptions.RayError:
+            continue  # the node is gone
+        yield asked[answer], said
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from inference.checkpoint import open_checkpoint
+from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
@@ -14,6 +14,7 @@ from inference.escalation import check_models
 from inference.hardware import check_fp8
 from inference.packing import resolve_packed
 from inference.tasks import load_task, text_columns
+from inference.tasks.base import Task
 from jobs.config import JobConfig
 from jobs.models import identify, located
 from jobs.shards import Shard, Split, cut_all, list_shards, unify
@@ -61,31 +62,32 @@ def make_plan(job: JobConfig) -> Plan:
     Raises:
         ShardlabelError: the request is wrong; see the subclasses for what can be.
     """
-    task_config = job.task_config
     checkpoints = [open_checkpoint(model) for model in job.models]
-    tasks = [load_task(task_config, checkpoint) for checkpoint in checkpoints]
+    tasks = [load_task(job.task_config, checkpoint) for checkpoint in checkpoints]
     for model, checkpoint in zip(job.models, checkpoints, strict=True):  # refused before anything is read
         resolve_packed(model.packed, checkpoint.model_type, "cpu", model.dtype)
         check_fp8(model.fp8, checkpoint.model_type, model.dtype)
-    task, is_cascade = tasks[0], len(tasks) > 1
+    locate(job.output.path)
+    return plan_over(job, checkpoints, tasks, list_shards(job.input.path))
+
+
+def plan_over(
+    job: JobConfig, checkpoints: Sequence[Checkpoint], tasks: Sequence[Task], shards: Sequence[Shard]
+) -> Plan:
+    """The plan of a job whose checkpoints are open, each with its task, and whose input is listed.
+
+    Raises:
+        ShardlabelError: as `make_plan`.
+    """
+    task, is_cascade, task_config = tasks[0], len(tasks) > 1, job.task_config
     if is_cascade:
         check_models(task_config, checkpoints, tasks)
-    output = locate(job.output.path)
-    shards = list_shards(job.input.path)
-    good = [shard for shard in shards if shard.error is None]
-    if not good:
-        msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
-        raise InputError(msg)
+    output, good = locate(job.output.path), readable(shards)
     everything = unify(good, None)
-    roles = text_columns(task, task_config.columns, everything)
+    roles = text_roles(task, task_config.columns, good, everything)
     texts = list(dict.fromkeys(roles.values()))
-    for shard in good:
-        if lacking := [name for name in texts if name not in shard.schema.names]:
-            msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
-            raise InputError(msg)
     splits = cut_all(good, job.run.split_rows)
-    for path in job.input.path:
-        _check_apart(locate(path), output, splits)
+    check_apart(job.input.path, output, splits)
     kept = unify(good, job.output.keep_columns)
     read_anyway = pa.schema([everything.field(name) for name in texts])  # a worker's table has them in any case
     output_schema(read_anyway, task, is_cascade=is_cascade)
@@ -113,10 +115,49 @@ def make_plan(job: JobConfig) -> Plan:
     )
 
 
-def _check_apart(source: Location, output: Location, splits: Sequence[Split]) -> None:
-    """Refuse an output that the next run would read as input, and one that would overwrite its shards."""
-    if overlap(source, output) or globs(source, [output, *(output.join(split.part) for split in splits)]):
-        msg = (
-            f"output.path: {output} and input.path {source} lie in one another; give the output a directory of its own"
-        )
-        raise ConfigError(msg)
+def readable(shards: Sequence[Shard]) -> list[Shard]:
+    """Those whose footers could be read, in their order.
+
+    Raises:
+        InputError: there is none.
+    """
+    good = [shard for shard in shards if shard.error is None]
+    if not good:
+        msg = f"input.path: no shard is a readable Parquet file; {shards[0].name} is {shards[0].error}"
+        raise InputError(msg)
+    return good
+
+
+def text_roles(
+    task: Task | type[Task], names: dict[str, str], shards: Sequence[Shard], schema: pa.Schema
+) -> dict[str, str]:
+    """The columns that the task reads, in every shard: the task's name -> the input's.
+
+    Args:
+        task: see `text_columns`, as for `names`.
+        names: the task's name of a column -> the input's.
+        shards: readable ones.
+        schema: of them all.
+
+    Raises:
+        InputError: one is missing, in a shard or in all, or of another type.
+    """
+    roles = text_columns(task, names, schema)
+    for shard in shards:
+        if lacking := [name for name in roles.values() if name not in shard.schema.names]:
+            msg = f"input.columns: shard {shard.name} has no column {lacking[0]!r}, which others have; leave it out"
+            raise InputError(msg)
+    return roles
+
+
+def check_apart(sources: Sequence[str], output: Location, splits: Sequence[Split]) -> None:
+    """Refuse an output that the next run would read as input, and one that would overwrite its shards.
+
+    Raises:
+        ConfigError: they lie in one another.
+    """
+    for source in map(locate, sources):
+        if overlap(source, output) or globs(source, [output, *(output.join(split.part) for split in splits)]):
+            what = f"output.path: {output} and input.path {source} lie in one another"
+            msg = f"{what}; give the output a directory of its own"
+            raise ConfigError(msg)

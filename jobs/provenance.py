@@ -29,7 +29,7 @@ def relabelled_from(made: dict[str, Any], fingerprint: str) -> dict[str, Any]:
 
 
 def software() -> dict[str, str | None]:
-    """Versions of what has a say in the output."""
+    """The versions of what determines a label, in this process; None is not installed."""
     return dict(_versions())
 
 

@@ -25,8 +25,7 @@ from jobs import manifest, storage
 from jobs.bundles import Carried, note_name, pack, unpack
 from jobs.cluster import is_on_ray, is_told_to_stop
 from jobs.metrics import ActorMetrics
-from jobs.models import prefixes
-from jobs.nodes import Expected, check_here
+from jobs.nodes import Expected, check_here, expected_checkpoints
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating
 from jobs.reading import read_split
@@ -62,9 +61,7 @@ class Work:
     @property
     def checkpoints(self) -> Expected:
         """What every node should have."""
-        names = prefixes(len(self.models))
-        weights = [self.origin.fingerprint[f"{name}.weights"] for name in names]
-        return tuple(zip(self.models, weights, strict=True))
+        return expected_checkpoints(self.models, self.origin.fingerprint)
 
     def load_tokenizer(self) -> "inference.Tokenizer":
         """What turns the rows of a split into token ids, of several models the first one's."""
