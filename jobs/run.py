@@ -97,7 +97,7 @@ class _Run:
         """
         plan, committed = self._plan, self._committed
         with undone_if_refused(plan, committed) as before, _choose_executor(self._job, stop) as executor:
-            work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
+            work = prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
             self._fingerprint = work.origin.fingerprint
             if stop.reason is not None:
                 raise Stopped  # while Ray started: nothing is touched yet
@@ -180,7 +180,7 @@ class _Run:
         )
 
 
-def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
+def prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
     """Settle what the hardware decides of the models, unless the output's first run settled it."""
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
     fingerprint, models = dict(committed.fingerprint), list[ModelConfig]()
