@@ -16,12 +16,13 @@ def _as_tuple(value: Any) -> Any:
 
 
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+Paths = Annotated[tuple[PathText, ...], Field(min_length=1)]
 
 
 class InputConfig(Frozen):
     """Which shards to read."""
 
-    path: Annotated[tuple[PathText, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    path: Annotated[Paths, BeforeValidator(_as_tuple, json_schema_input_type=PathText | Paths)]
     """Files, directories or globs; local, or any URI of pyarrow.fs (s3://, gs://, …)."""
     columns: dict[str, str] = Field(default_factory=dict)
     """What the task calls a column -> its name in the shards; default: the same name."""

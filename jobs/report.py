@@ -3,10 +3,14 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.parts import PartRecord
+
+_NUM_ERRORS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,8 @@ class RunReport:
     num_failed: int
     num_truncated: int
     num_tokens: int
+    errors: dict[str, int]
+    """The commonest errors of failed rows, and of how many rows; the beginnings of long ones."""
     num_splits: int
     num_parts: int
     num_pending: int
@@ -55,6 +61,7 @@ def summarise(
         num_failed=sum(record.num_failed for record in records),
         num_truncated=sum(record.num_truncated for record in records),
         num_tokens=sum(record.num_tokens for record in records),
+        errors=dict(sum_errors(records).most_common(_NUM_ERRORS)),
         num_parts=len(records),
         new_rows=new_rows,
         new_parts=len(new),
@@ -65,6 +72,14 @@ def summarise(
         fingerprint=hash_fingerprint(fingerprint),
         **facts,
     )
+
+
+def sum_errors(records: Iterable[PartRecord]) -> Counter[str]:
+    """The errors of failed rows, and of how many rows."""
+    errors: Counter[str] = Counter()
+    for record in records:
+        errors.update(record.errors)
+    return errors
 
 
 def hash_fingerprint(fingerprint: dict[str, Any]) -> str:
