@@ -40,7 +40,7 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     if report.stopped is None:
         lines.append(f"report     {report.output.rstrip('/')}/{_REPORT}")
     if report.num_failed:
-        lines.append("next       look at the column `error`, mend the cause, then: shardlabel retry JOB.yaml")
+        lines.append("next       mend what the column `error` says, then: shardlabel retry JOB.yaml")
     return "\n".join(lines)
 
 

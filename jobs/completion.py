@@ -8,7 +8,7 @@ import typer
 
 from inference.errors import ShardlabelError
 from jobs.config import JobConfig, load_job
-from jobs.keys import Schema, keys, values
+from jobs.keys import Schema, describe, keys, values
 
 _TASK, _OPTIONS = "task.name", "task.options."
 
@@ -27,7 +27,7 @@ def complete_override(context: typer.Context, incomplete: str) -> list[tuple[str
     if separator or len(matching) == 1:
         # The bare key too: the shell then stops behind the sign, and sets no space there.
         return [(f"{name}={text}", "") for name in matching[:1] for text in ("", *_listed(*known[name]))]
-    return [(f"{name}=", str(known[name][0].get("description", ""))) for name in matching]
+    return [(f"{name}=", describe(known[name][0].get("description", ""))) for name in matching]
 
 
 def mend_bash_words() -> None:

@@ -157,6 +157,15 @@ def load_job(path: Path, overrides: list[str]) -> JobConfig:
         raise ConfigError(msg)
     for override in overrides:
         content = _apply(content, override)
+    return check_job(content)
+
+
+def check_job(content: Any) -> JobConfig:
+    """The job that a file's content describes.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
     try:
         return JobConfig.model_validate(content)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from inference.checkpoint import Checkpoint, mask_token, open_checkpoint
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
 from inference.tasks import fitting_tasks, load_task, task_class
-from jobs.config import JobConfig, TaskSection
+from jobs.config import JobConfig, TaskSection, check_job
 from jobs.draft_yaml import JobWriter
 from jobs.guess import ColumnLook, assign, choose_task, guess_id, look_at
 from jobs.listing import find
@@ -77,8 +77,8 @@ def draft_job(path: str, *, model: str | None, output: str | None, task: str | N
     names = {role: look.name for role, look in columns.items() if role != look.name}
     content: dict[str, dict[str, Any]] = {
         "input": {"path": path} | ({"columns": names} if names else {}),
-        "output": {"path": output or _beside(path)},
-        "model": {"name": model or NO_MODEL},
+        "output": {"path": _beside(path) if output is None else output},
+        "model": {"name": NO_MODEL if model is None else model},
         "task": {"name": fitting[0]},
     }
     if checkpoint is not None:
@@ -88,7 +88,7 @@ def draft_job(path: str, *, model: str | None, output: str | None, task: str | N
     header += ["What is commented out is the default. `shardlabel run` takes other values too, as KEY=VALUE."]
     uses_labels = checkpoint is not None and task_class(fitting[0]).uses_labels
     return Draft(
-        job=JobConfig.model_validate(content),
+        job=check_job(content),
         text=writer.write(content, header),
         columns=columns,
         others=tuple(look for look in looks if look not in columns.values()),
@@ -174,8 +174,8 @@ def _notes(row_id: str | None, model: str | None) -> dict[str, str]:
 
 
 def _beside(path: str) -> str:
-    """A directory beside the input: a run refuses one in it."""
-    base = re.split(r"/?[^/]*[*?\[]", path)[0].rstrip("/").removesuffix(".parquet")
-    if not base.rpartition("/")[2].strip("."):  # nothing, `.` or `..`
-        return f"{base or '.'}/../labels"
-    return f"{base}-labels"
+    """A directory beside the input, for a run refuses one in it; the options of a URI stay."""
+    place, mark, options = path.partition("?") if "://" in path else (path, "", "")
+    base = re.split(r"/?[^/]*[*?\[]", place)[0].rstrip("/").removesuffix(".parquet")
+    is_named = base.rpartition("/")[2].strip(".") and not base.endswith(":/")
+    return (f"{base}-labels" if is_named else f"{base or '.'}/../labels") + mark + options

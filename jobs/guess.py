@@ -86,8 +86,9 @@ def assign(roles: Sequence[str], looks: Sequence[ColumnLook]) -> dict[str, Colum
         msg = f"INPUT: the task reads {' and '.join(roles)}, and the columns of text are: {names}; name another task"
         raise InputError(msg)
     found: dict[str, ColumnLook] = {}
-    # A role that has a column of its own name first, lest another role takes that.
-    for role in sorted(roles, key=lambda role: role not in {look.name for look in looks}):
+    # First a role that a column is named for, lest another one takes it; then the last one: that has the long text.
+    is_named = {role: any(_is_named(role, look) for look in looks) for role in roles}
+    for role in sorted(roles, key=lambda role: (not is_named[role], -roles.index(role))):
         free = [look for look in looks if look not in found.values()]
         found[role] = max(free, key=lambda look: _fitness(role, look))  # the first of equals, and they are sorted
     return {role: found[role] for role in roles}
@@ -152,12 +153,15 @@ def _kind(values: list[str]) -> Kind:
     return Kind.TEXT
 
 
-def _fitness(role: str, look: ColumnLook) -> tuple[bool, bool, float]:
+def _fitness(role: str, look: ColumnLook) -> tuple[bool, bool, bool, float]:
     is_own = look.name == role
     # A category that happens to be called "text" is not what is to be labelled; a short "question" is one.
-    likely = look.kind is Kind.TEXT or (is_own and role in _ROLE_NAMES)
-    named = is_own or bool(_words(look.name) & _ROLE_NAMES.get(role, frozenset()))
-    return likely, named, look.score
+    is_likely = look.kind is Kind.TEXT or (is_own and role in _ROLE_NAMES)
+    return is_likely, is_own, _is_named(role, look), look.score
+
+
+def _is_named(role: str, look: ColumnLook) -> bool:
+    return look.name == role or bool(_words(look.name) & _ROLE_NAMES.get(role, frozenset()))
 
 
 def _words(name: str) -> set[str]:
