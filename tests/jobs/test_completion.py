@@ -102,7 +102,7 @@ def typed(environment: dict[str, str], keys: str, until: str) -> str:
         sent = False
         while time.monotonic() < deadline and until.encode() not in shown:
             if select.select([terminal], [], [], 0.2)[0]:
-                shown += os.read(terminal, 4096)
+                shown += os.read(terminal, 4096).replace(b"\a", b"")
             if not sent and b"ready\r\n> " in shown:
                 shown, sent = b"", bool(os.write(terminal, keys.encode()))
     finally:
@@ -112,7 +112,7 @@ def typed(environment: dict[str, str], keys: str, until: str) -> str:
 
 
 def test_a_tab_in_bash_completes_a_command_a_file_a_key_and_a_value(environment: dict[str, str]) -> None:
-    keys = "shardlabel re\tdocs/demo/jo\tmodel.dty\tbf\t"
+    keys = "shardlabel ret\tdocs/demo/jo\tmodel.dty\tbf\t"
     wanted = "shardlabel retry docs/demo/job.yaml model.dtype=bfloat16"
     assert wanted in typed(environment, keys, wanted)
 
