@@ -21,7 +21,7 @@ def keys(schema: Schema, root: Schema, prefix: str = "") -> Iterator[tuple[str, 
         prefix: what stands before its keys.
     """
     for name, value in schema.get("properties", {}).items():
-        choices = [_resolved(choice, root) for choice in value.get("anyOf", [value])]
+        choices = _choices(value, root)
         if any("properties" not in choice for choice in choices):
             yield prefix + name, value
         for choice in choices:
@@ -31,16 +31,17 @@ def keys(schema: Schema, root: Schema, prefix: str = "") -> Iterator[tuple[str, 
 def values(schema: Schema, root: Schema) -> list[Any]:
     """The values of a key that can be listed, its default first."""
     found = [schema["default"]] if "default" in schema else []
-    for each in schema.get("anyOf", [schema]):
-        choice = _resolved(each, root)
+    for choice in _choices(schema, root):
         found += choice.get("enum", [])
         found += [choice["const"]] if "const" in choice else []
         found += [True, False] if choice.get("type") == "boolean" else []
     return [value for i, value in enumerate(found) if not isinstance(value, dict | list) and value not in found[:i]]
 
 
-def _resolved(schema: Schema, root: Schema) -> Schema:
-    return root["$defs"][name_of(schema)] if "$ref" in schema else schema
+def _choices(schema: Schema, root: Schema) -> list[Schema]:
+    """The schemas of which a value follows one, what they refer to put in their places."""
+    choices = schema.get("anyOf") or schema.get("oneOf") or [schema]
+    return [root["$defs"][name_of(choice)] if "$ref" in choice else choice for choice in choices]
 
 
 def name_of(reference: Schema) -> str:
