@@ -48,6 +48,9 @@ class Draft:
     labels: tuple[str, ...]
     """Of the checkpoint, where they are part of its answer."""
     num_sampled: int
+    """Rows that were looked at."""
+    has_model: bool
+    """Whether a model was named; otherwise its place must be filled in."""
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -96,6 +99,7 @@ def draft_job(path: str, *, model: str | None, output: str | None, task: str | N
         architecture=next(iter(checkpoint.architectures), None) if checkpoint else None,
         labels=checkpoint.labels if checkpoint and uses_labels else (),
         num_sampled=len(sample),
+        has_model=model is not None,
     )
 
 

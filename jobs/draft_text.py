@@ -20,7 +20,7 @@ def drafted(draft: Draft, file: str) -> str:
         lines += [f"           {len(draft.labels)} labels: {_short(', '.join(draft.labels))}"]
     lines += [f"or         {name}" for name in draft.other_tasks]
     lines += [f"output     {draft.job.output.path}"]
-    if draft.job.model.name == NO_MODEL:
+    if not draft.has_model:
         lines += ["", f"No model is named: write its folder or hub id in the place of {NO_MODEL}"]
     return "\n".join([*lines, "", f"next       shardlabel run {file}"])
 

@@ -35,7 +35,7 @@ class JobWriter:
         """
         lines = [f"# {line}" for line in header]
         for name, field in JobConfig.model_fields.items():
-            if model := _model_in(field.annotation):
+            if model := model_in(field.annotation):
                 lines += ["", *self._section(name, model, content.get(name))]
         return "\n".join(lines) + "\n"
 
@@ -76,8 +76,8 @@ def _plain(value: Any) -> str:
     return dumped.strip().removesuffix("...").strip()
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
     """The model of a section; of one that may be written in several ways, the first."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for each in get_args(annotation) if (found := _model_in(each))), None)
+    return next((found for each in get_args(annotation) if (found := model_in(each))), None)

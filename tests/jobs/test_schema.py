@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from inference.tasks import available_tasks, task_class
 from jobs.cli import app
 from jobs.config import JobConfig
+from jobs.draft_yaml import model_in
 from jobs.keys import keys, values
 from jobs.schema import job_schema
 
@@ -49,8 +50,10 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
 
 def models(task: str) -> dict[str, type[BaseModel]]:
     """The sections of a job of this task, by the beginnings of their keys."""
-    sections: dict[str, Any] = {f"{name}.": field.annotation for name, field in JobConfig.model_fields.items()}
-    return sections | {"task.options.": task_class(task).options_class}
+    found = {f"{name}.": model_in(field.annotation) for name, field in JobConfig.model_fields.items()}
+    return {prefix: model for prefix, model in found.items() if model} | {
+        "task.options.": task_class(task).options_class
+    }
 
 
 def test_it_is_a_schema_and_every_job_of_the_repository_is_valid() -> None:
