@@ -45,6 +45,7 @@ class TaskSection(Frozen):
     """What the model does."""
 
     name: str = "text-classification"
+    """Its Hugging Face name."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The task's own options."""
 

@@ -23,14 +23,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     program = folder / "shardlabel"
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m jobs "$@"\n')
     program.chmod(0o755)
-    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "INPUTRC": "/dev/null", "TERM": "dumb"}
+    found = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "INPUTRC": "/dev/null", "TERM": "dumb"}
+    script = 'shardlabel --show-completion > "$0"'
+    subprocess.run(["bash", "--norc", "-c", script, str(folder / "completion.sh")], env=found, check=True)  # noqa: S607
+    return found | {"SCRIPT": str(folder / "completion.sh")}
 
 
 def in_bash(environment: dict[str, str], *words: str) -> list[str]:
     """What bash is offered for the last word; as it splits a line, `key=value` is three words."""
     given = " ".join(f"'{word}'" for word in words)
     script = (
-        'eval "$(shardlabel --show-completion)"; '
+        '. "$SCRIPT"; '
         f"COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _shardlabel_completion shardlabel; "
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
