@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from jobs import storage
 from jobs.cli import app
 from jobs.config import JobConfig, load_job
 from tests.jobs.conftest import run
@@ -83,7 +83,7 @@ class Block:
 @cache
 def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text()
-    found = re.findall(r"^( *)```(.*)\n(.*?)^\1```$", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^( *)```([^\n]*)\n(.*?)^\1```$", text, flags=re.MULTILINE | re.DOTALL)
     return [Block(page, language, content) for _, language, content in found]
 
 
@@ -153,7 +153,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / "data" / "packages").mkdir(parents=True)
     texts = re.findall(r"[A-Z][^.|`\n]{40,}(?:\n[^.|`\n]+)*\.", (ROOT / "docs" / "reliability.md").read_text())
-    assert len(texts) > 50
+    assert len(texts) > 20
     for i in range(2):
         rows = {
             "package": [f"package-{i}-{j}" for j in range(40)],
@@ -176,13 +176,13 @@ def folder(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requ
         shutil.rmtree(tmp_path / "out")
         (tmp_path / "job.yaml").unlink()
     monkeypatch.chdir(tmp_path)
+    storage._open.cache_clear()  # which knows where relative paths lead, and a process seldom goes elsewhere
     return tmp_path
 
 
-def shapes(lines: Iterator[str] | list[str]) -> set[str]:
-    """The first words of lines, whatever the numbers; a line that begins with a quotation is of other rows."""
-    words = [line.split()[0] for line in lines if line.strip()]
-    return {re.sub(r"\d", "0", word) for word in words if not word.startswith(("'", '"'))}
+def shapes(lines: list[str]) -> set[str]:
+    """The first words of lines; log lines have a time there, and quotations are of other rows."""
+    return {line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith(("'", "20"))}
 
 
 def run_console(block: Block) -> None:
@@ -197,7 +197,7 @@ def run_console(block: Block) -> None:
         if target:
             Path(target.strip()).write_text(result.stdout)
         if block.page in SHOWN:
-            assert shapes(shown) <= shapes(result.output.splitlines()), (command, result.output)
+            assert shapes(shown) <= shapes(result.stdout.splitlines()), (command, result.output)
 
 
 def run_python(block: Block, names: dict[str, Any]) -> None:

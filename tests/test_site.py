@@ -82,7 +82,7 @@ def test_every_page_is_there_and_every_link_leads_to_a_file(site: Path) -> None:
 
 
 def test_links_to_the_repository_are_kept(site: Path) -> None:
-    assert (site / "repository" / "README.html").exists()
+    assert (site / "repository" / "index.html").exists()  # README.md, as mkdocs calls it
     assert (site / "repository" / "cluster.yaml").read_bytes() == (ROOT / "cluster.yaml").read_bytes()
     listing = Assets((site / "repository" / "docs" / "cluster" / "index.html").read_text())
     assert "../../../cluster/rayjob.yaml" in listing.links
