@@ -101,7 +101,7 @@ def guess_id(sample: pa.Table, looks: Sequence[ColumnLook]) -> str | None:
         column = sample.column(field.name)
         is_unique = not column.null_count and (field.name in ids or pa.types.is_integer(field.type))
         if is_unique and _words(field.name) & _ID_NAMES and len(column.unique()) == len(column):
-            return field.name
+            return str(field.name)
     return ids[0] if ids else None
 
 

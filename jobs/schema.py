@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from inference.tasks import available_tasks, task_class
@@ -12,10 +13,8 @@ from jobs.keys import Schema, describe, name_of
 def job_schema() -> Schema:
     """The schema of a job file; the options that `task.options` takes follow from `task.name`."""
     options = {name: task_class(name).options_class for name in available_tasks()}
-    references, schema = models_json_schema(
-        [(model, "validation") for model in (JobConfig, TaskSection, *options.values())],
-        title="JOB.yaml of shardlabel",
-    )
+    models: list[type[BaseModel]] = [JobConfig, TaskSection, *options.values()]
+    references, schema = models_json_schema([(model, "validation") for model in models], title="JOB.yaml of shardlabel")
     definitions = schema.pop("$defs")
     task = definitions[name_of(references[TaskSection, "validation"])]
     task["properties"]["name"]["enum"] = list(options)

@@ -39,7 +39,7 @@ def is_valid(job: Any) -> bool:
 
 def with_value(key: str, value: Any) -> dict[str, Any]:
     """A job in which one dotted key has a value."""
-    job = json.loads(json.dumps(JOB))
+    job: dict[str, Any] = json.loads(json.dumps(JOB))
     *above, name = key.split(".")
     section = job
     for part in above:
