@@ -4,17 +4,11 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from inference.errors import JobError, ShardlabelError
 from jobs.cli_options import Debug, JobFile, Json, LogOption, Overrides, Printer, joined, quiet_libraries
 from jobs.config import load_job
-from jobs.label_report_text import digest
-from jobs.labels import PAGE, REPORT, make_report, write_report
 from jobs.logs import LogFormat
-from jobs.storage import locate
-from jobs.verify import DEFAULT_SAMPLE, Effort, verify_job
-from jobs.verify_text import reason, verification
 
 app = typer.Typer()
 
@@ -34,7 +28,7 @@ def verify(  # noqa: PLR0913 - a command's options
     job_file: JobFile,
     overrides: Overrides = None,
     *,
-    sample: Sample = DEFAULT_SAMPLE,
+    sample: Sample = 200,
     seed: Seed = 0,
     parts: Parts = None,
     min_agreement: MinAgreement = None,
@@ -47,6 +41,9 @@ def verify(  # noqa: PLR0913 - a command's options
 
     Example: shardlabel verify docs/demo/job.yaml --sample 500
     """
+    from jobs.verify import Effort, verify_job
+    from jobs.verify_text import reason, verification
+
     printer = Printer(log_format, as_json=as_json, debug=debug)
     quiet_libraries()
     effort = Effort(sample=sample, seed=seed, parts=parts, min_agreement=min_agreement, max_difference=max_difference)
@@ -77,6 +74,12 @@ def report(  # noqa: PLR0913 - a command's options
 
     Example: shardlabel report build/demo/labels --gold library
     """
+    from rich.console import Console
+
+    from jobs.label_report_text import digest
+    from jobs.labels import PAGE, REPORT, make_report, write_report
+    from jobs.storage import locate
+
     printer = Printer(log_format, as_json=as_json, debug=debug)
     try:
         location = locate(output)

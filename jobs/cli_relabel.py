@@ -7,18 +7,9 @@ from typing import Annotated
 import typer
 
 from inference.errors import ShardlabelError
-from jobs import storage
-from jobs.calibrate import calibrate as calibrate_output
-from jobs.calibrate_text import describe as describe_calibration
-from jobs.calibrate_text import to_yaml
 from jobs.cli_options import STOPPED_STATUS, Debug, Json, LogOption, MaxSeconds, Printer
-from jobs.cli_text import stopped
 from jobs.config import apply_override, read_yaml
 from jobs.logs import LogFormat
-from jobs.progress import RunProgress
-from jobs.relabel import describe as describe_relabelling
-from jobs.relabel import relabel as relabel_output
-from jobs.relabelling import plan_relabelling
 from jobs.stopping import Stop, Stopped
 
 app = typer.Typer()
@@ -49,6 +40,12 @@ def relabel(  # noqa: PLR0913 - a command's options
 
     Example: shardlabel relabel build/demo/labels build/demo/sure temperature=1.5 abstain_below=0.6
     """
+    from jobs.cli_text import stopped
+    from jobs.progress import RunProgress
+    from jobs.relabel import describe as describe_relabelling
+    from jobs.relabel import relabel as relabel_output
+    from jobs.relabelling import plan_relabelling
+
     printer, stop = Printer(log_format, as_json=as_json, debug=debug), Stop(max_seconds)
     try:
         with stop.listening(), RunProgress(printer.console, is_live=printer.is_live) as progress:
@@ -86,6 +83,11 @@ def calibrate(  # noqa: PLR0913 - a command's options
 
     Example: shardlabel calibrate build/demo/labels --gold library --out calibrated.yaml
     """
+    from jobs import storage
+    from jobs.calibrate import calibrate as calibrate_output
+    from jobs.calibrate_text import describe as describe_calibration
+    from jobs.calibrate_text import to_yaml
+
     printer = Printer(log_format, as_json=as_json, debug=debug)
     try:
         found = calibrate_output(output, gold, accuracy=accuracy, seed=seed)

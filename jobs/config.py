@@ -26,6 +26,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+Paths = Annotated[tuple[PathText, ...], Field(min_length=1)]
 
 
 _SEVERAL = TypeAdapter(tuple[ModelConfig, ...])
@@ -45,7 +46,7 @@ def _one_or_several(value: Any, _: Any) -> ModelConfig | tuple[ModelConfig, ...]
 class InputConfig(Frozen):
     """Which shards to read."""
 
-    path: Annotated[tuple[PathText, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    path: Annotated[Paths, BeforeValidator(_as_tuple, json_schema_input_type=PathText | Paths)]
     """Files, directories or globs; local, or any URI of pyarrow.fs (s3://, gs://, …)."""
     columns: dict[str, str] = Field(default_factory=dict)
     """What the task calls a column -> its name in the shards; default: the same name."""
@@ -68,6 +69,7 @@ class TaskSection(Frozen):
     """What the model does."""
 
     name: str = "text-classification"
+    """Its Hugging Face name."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The task's own options."""
 
@@ -176,6 +178,15 @@ def load_job(path: Path, overrides: list[str]) -> JobConfig:
     content = read_yaml(path, "job", "input, output and model")
     for override in overrides:
         content = apply_override(content, override)
+    return check_job(content)
+
+
+def check_job(content: Any) -> JobConfig:
+    """The job that a file's content describes.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
     try:
         return JobConfig.model_validate(content)
     except ValidationError as error:

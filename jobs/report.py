@@ -3,11 +3,15 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.models import count_models, prefixes
 from jobs.parts import PartRecord
+
+_NUM_ERRORS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,8 @@ class RunReport:
     """Of the model that answered each row."""
     num_escalated: list[int]
     """Where several models follow one another: the rows that went on to the second, the third, …"""
+    errors: dict[str, int]
+    """The commonest errors of failed rows, and of how many rows; the beginnings of long ones."""
     num_splits: int
     num_parts: int
     num_pending: int
@@ -62,6 +68,7 @@ def summarise(
         num_truncated=sum(record.num_truncated for record in records),
         num_tokens=sum(record.num_tokens for record in records),
         num_escalated=[sum(record.num_escalated[number] for record in records) for number in range(len(each) - 1)],
+        errors=dict(sum_errors(records).most_common(_NUM_ERRORS)),
         num_parts=len(records),
         new_rows=new_rows,
         new_parts=len(new),
@@ -72,6 +79,14 @@ def summarise(
         fingerprint=hash_fingerprint(fingerprint),
         **facts,
     )
+
+
+def sum_errors(records: Iterable[PartRecord]) -> Counter[str]:
+    """The errors of failed rows, and of how many rows."""
+    errors: Counter[str] = Counter()
+    for record in records:
+        errors.update(record.errors)
+    return errors
 
 
 def hash_fingerprint(fingerprint: dict[str, Any]) -> str:
