@@ -9,8 +9,6 @@ from inference.errors import JobError, ShardlabelError
 from jobs.cli_options import Debug, JobFile, Json, LogOption, Overrides, Printer, joined, quiet_libraries
 from jobs.config import load_job
 from jobs.logs import LogFormat
-from jobs.verify import DEFAULT_SAMPLE, Effort, verify_job
-from jobs.verify_text import reason, verification
 
 app = typer.Typer()
 
@@ -30,7 +28,7 @@ def verify(  # noqa: PLR0913 - a command's options
     job_file: JobFile,
     overrides: Overrides = None,
     *,
-    sample: Sample = DEFAULT_SAMPLE,
+    sample: Sample = 200,
     seed: Seed = 0,
     parts: Parts = None,
     min_agreement: MinAgreement = None,
@@ -43,6 +41,9 @@ def verify(  # noqa: PLR0913 - a command's options
 
     Example: shardlabel verify docs/demo/job.yaml --sample 500
     """
+    from jobs.verify import Effort, verify_job
+    from jobs.verify_text import reason, verification
+
     printer = Printer(log_format, as_json=as_json, debug=debug)
     quiet_libraries()
     effort = Effort(sample=sample, seed=seed, parts=parts, min_agreement=min_agreement, max_difference=max_difference)
@@ -53,3 +54,41 @@ def verify(  # noqa: PLR0913 - a command's options
     typer.echo(json.dumps(found.as_dict()) if as_json else verification(found))
     if not found.is_sound:
         printer.end(reason(found), JobError.exit_status)
+
+
+@app.command()
+def report(  # noqa: PLR0913 - a command's options
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The output.path of a job.")],
+    *,
+    gold: Annotated[
+        str | None, typer.Option("--gold", metavar="COLUMN", help="Compare with the right labels in a kept column.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="OUT2", help="Compare with another output of the same task.")
+    ] = None,
+    as_json: Json = False,
+    log_format: LogOption = LogFormat.TEXT,
+    debug: Debug = False,
+) -> None:
+    """Say how the labels look: distribution, confidence, examples, outliers, speed; also while a run is at work.
+
+    Example: shardlabel report build/demo/labels --gold library
+    """
+    from rich.console import Console
+
+    from jobs.label_report_text import digest
+    from jobs.labels import PAGE, REPORT, make_report, write_report
+    from jobs.storage import locate
+
+    printer = Printer(log_format, as_json=as_json, debug=debug)
+    try:
+        location = locate(output)
+        found = make_report(location, gold=gold, against=against)
+        write_report(location, found)
+    except ShardlabelError as error:
+        printer.fail(error)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+    else:
+        Console().print(digest(found), highlight=False)
+        print(f"all of it  {location.join(PAGE)}", f"as JSON    {location.join(REPORT)}", sep="\n")
