@@ -1,5 +1,6 @@
 """What `shardlabel verify` says to people."""
 
+import math
 from collections.abc import Sequence
 
 from jobs.verify import Verification
@@ -95,7 +96,7 @@ def _row(row: RowDifference) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.4g}%"
+    return f"{math.floor(round(share * 10_000, 6)) / 100:g}%"  # rounded down: 100% is all of them
 
 
 def _names(names: Sequence[str]) -> str:

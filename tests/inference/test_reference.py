@@ -16,8 +16,9 @@ from inference.errors import ConfigError
 from inference.reference import Reference, Verdict, has_reference
 from inference.tasks import load_task, text_columns
 from tests.conftest import RAGGED_TEXTS
-from tests.families import TOKENIZERS, build_checkpoint
+from tests.families import TOKENIZERS, WORDS, build_checkpoint
 from tests.inference.tasks import examples
+from tests.own_code import with_code
 
 CLOSE = 1e-4
 
@@ -37,9 +38,10 @@ MORE: list[TaskConfig] = [
 CASES = [
     (config, family)
     for task in available_tasks()
-    for i, config in enumerate([*examples.configs(task), *(more for more in MORE if more.name == task)])
-    for family in examples.families(task)[: 2 if i == 0 else 1]
+    for i, config in enumerate([*examples.VARIANTS[task], *(more for more in MORE if more.name == task)])
+    for family in (examples.families(task)[-1:] if i == 0 else examples.families(task)[:1])
 ]
+"""The tasks as they are by default are in `tests/jobs/test_verify.py`."""
 
 
 class Answered:
@@ -202,6 +204,18 @@ def test_words_are_read_as_words(tmp_path: Path) -> None:
         assert_agrees(Answered(path, TaskConfig(name="token-classification", options=options), table))
 
 
+@pytest.mark.parametrize("stride", [6, 7])
+def test_entities_of_windows_are_those_of_the_window_that_sees_most_around_them(stride: int, tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, "bert", "token-classification", max_length=32)
+    texts = [" ".join(WORDS[i : i + 70]) for i in (0, 11, 23)]
+    options = {"stride": stride, "aggregation": "none", "ignore_labels": []}
+    answered = Answered(
+        path, TaskConfig(name="token-classification", logits=True, options=options), pa.table({"text": texts})
+    )
+    assert_agrees(answered)
+    assert min(row["num_windows"] for row in answered.found) > 2
+
+
 def test_candidates_may_be_each_rows_own(tmp_path: Path) -> None:
     path = examples.checkpoint(tmp_path, "zero-shot-classification", "roberta")
     own = [["good", "bad"], ["good"], [], None, ["x", None], ["a", "b", "c"], ["good " * 40], ["a"], ["b"], ["c"]]
@@ -223,6 +237,16 @@ def test_windows_start_at_the_beginning_whichever_end_would_be_cut_off(single_la
     config.write_text(config.read_text().replace("{", '{"truncation_side": "left",', 1))
     for options in ({}, {"long_text": "window"}):
         assert_agrees(Answered(copied, TaskConfig(options=options), pa.table({"text": RAGGED_TEXTS})))
+
+
+@pytest.mark.usefixtures("modules")
+def test_code_that_comes_with_a_checkpoint_is_run_where_it_is_trusted(single_label: Path, tmp_path: Path) -> None:
+    path = with_code(single_label, tmp_path / "own")
+    table = pa.table({"text": RAGGED_TEXTS})
+    answered = Answered(path, TaskConfig(), table, trust_remote_code=True)
+    assert_agrees(answered)
+    plain = Answered(single_label, TaskConfig(), table)  # this code says the opposite
+    assert [row["label"] for row in answered.found] != [row["label"] for row in plain.found]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
