@@ -4,16 +4,56 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from inference.errors import ShardlabelError
-from jobs.cli_options import Debug, Json, LogOption, Printer
-from jobs.label_report_text import digest
-from jobs.labels import PAGE, REPORT, make_report, write_report
+from inference.errors import JobError, ShardlabelError
+from jobs.cli_options import Debug, JobFile, Json, LogOption, Overrides, Printer, joined, quiet_libraries
+from jobs.config import load_job
 from jobs.logs import LogFormat
-from jobs.storage import locate
 
 app = typer.Typer()
+
+Sample = Annotated[int, typer.Option("--sample", min=0, help="Rows to recompute; 0 recomputes none.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the choice of rows and parts.")]
+Parts = Annotated[int | None, typer.Option("--parts", min=1, help="Read only so many parts, chosen at random.")]
+MinAgreement = Annotated[
+    float | None, typer.Option("--min-agreement", min=0, max=1, help="Share of recomputed rows that must agree.")
+]
+MaxDifference = Annotated[
+    float | None, typer.Option("--max-difference", min=0, help="How far a score may be from the recomputed one.")
+]
+
+
+@app.command()
+def verify(  # noqa: PLR0913 - a command's options
+    job_file: JobFile,
+    overrides: Overrides = None,
+    *,
+    sample: Sample = 200,
+    seed: Seed = 0,
+    parts: Parts = None,
+    min_agreement: MinAgreement = None,
+    max_difference: MaxDifference = None,
+    as_json: Json = False,
+    log_format: LogOption = LogFormat.TEXT,
+    debug: Debug = False,
+) -> None:
+    """Say whether an output can be trusted: read every part again, and recompute some rows in float32.
+
+    Example: shardlabel verify docs/demo/job.yaml --sample 500
+    """
+    from jobs.verify import Effort, verify_job
+    from jobs.verify_text import reason, verification
+
+    printer = Printer(log_format, as_json=as_json, debug=debug)
+    quiet_libraries()
+    effort = Effort(sample=sample, seed=seed, parts=parts, min_agreement=min_agreement, max_difference=max_difference)
+    try:
+        found = verify_job(load_job(job_file, joined(overrides)), effort)
+    except ShardlabelError as error:
+        printer.fail(error)
+    typer.echo(json.dumps(found.as_dict()) if as_json else verification(found))
+    if not found.is_sound:
+        printer.end(reason(found), JobError.exit_status)
 
 
 @app.command()
@@ -34,6 +74,12 @@ def report(  # noqa: PLR0913 - a command's options
 
     Example: shardlabel report build/demo/labels --gold library
     """
+    from rich.console import Console
+
+    from jobs.label_report_text import digest
+    from jobs.labels import PAGE, REPORT, make_report, write_report
+    from jobs.storage import locate
+
     printer = Printer(log_format, as_json=as_json, debug=debug)
     try:
         location = locate(output)

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inference.columns import ERROR, NUM_TOKENS, TRUNCATED
+from inference.columns import ANSWERED_BY, ERROR, NUM_TOKENS, TRUNCATED
 from jobs import storage
 from jobs.counters import Counters
+from jobs.models import count_models
 from jobs.shards import Split
 from jobs.storage import Location
 from jobs.stores import read_footer
@@ -38,8 +39,15 @@ class PartRecord:
     errors: dict[str, int] = field(default_factory=dict)
     """The commonest errors of its failed rows, and of how many rows."""
     error: str | None = None
+    num_escalated: list[int] = field(default_factory=list)
+    """Rows that went on to the second model of a job of several, to the third, …"""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     """What its stages took: `read`, `predict`, `write`. Never in the footer, which is the same in every run."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a footer holds: of a job of one model what it held before there could be several."""
+        left_out = {"seconds"} if self.num_escalated else {"seconds", "num_escalated"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +98,10 @@ def write_part(output: Location, split: Split, table: pa.Table, schema: pa.Schem
         num_truncated=pc.sum(table.column(TRUNCATED)).as_py() or 0,
         num_tokens=pc.sum(table.column(NUM_TOKENS)).as_py() or 0,
         errors=_commonest(table.column(ERROR)),
+        num_escalated=[
+            pc.sum(pc.greater_equal(table.column(ANSWERED_BY), number)).as_py() or 0
+            for number in range(1, count_models(origin.fingerprint))
+        ],
     )
     identity = {
         **dataclasses.asdict(origin),
@@ -99,7 +111,7 @@ def write_part(output: Location, split: Split, table: pa.Table, schema: pa.Schem
         "first_row_group": split.first_row_group,
         "num_row_groups": split.num_row_groups,
         "first_row": split.first_row,
-        "record": {name: value for name, value in dataclasses.asdict(record).items() if name != "seconds"},
+        "record": record.as_dict(),
     }
     # One chunk per column, so that the bytes do not depend on how the rows travelled.
     final = table.select(schema.names).cast(schema).combine_chunks()

@@ -101,8 +101,7 @@ class RayExecutor:
         """Yield the record of every split, in the order in which they are done."""
         import ray.data
 
-        weights = work.origin.fingerprint["model.weights"]
-        known = check_nodes(work.model, weights, lambda: self._stop.reason is not None)
+        known = check_nodes(work.checkpoints, lambda: self._stop.reason is not None)
         if self._stop.reason is not None:
             return
         work = dataclasses.replace(work, known_nodes=known)

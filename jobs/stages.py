@@ -25,7 +25,7 @@ from jobs import manifest, storage
 from jobs.bundles import Carried, note_name, pack, unpack
 from jobs.cluster import is_on_ray, is_told_to_stop
 from jobs.metrics import ActorMetrics
-from jobs.nodes import check_here
+from jobs.nodes import Expected, check_here, expected_checkpoints
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating
 from jobs.reading import read_split
@@ -46,7 +46,7 @@ _IO_THREADS = 8
 class Work:
     """What the stages need to know of the job."""
 
-    model: ModelConfig
+    models: tuple[ModelConfig, ...]
     task: TaskConfig
     resources: Resources
     read_schema: pa.Schema
@@ -58,13 +58,21 @@ class Work:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of this run alone."""
 
-    def load_tokenizer(self) -> "inference.Tokenizer":
-        """What turns the rows of a split into token ids."""
-        return inference.Tokenizer(self.model, self.task)
+    @property
+    def checkpoints(self) -> Expected:
+        """What every node should have."""
+        return expected_checkpoints(self.models, self.origin.fingerprint)
 
-    def load_predictor(self) -> "inference.Predictor":
+    def load_tokenizer(self) -> "inference.Tokenizer":
+        """What turns the rows of a split into token ids, of several models the first one's."""
+        return inference.Tokenizer(self.models[0], self.task)
+
+    def load_predictor(self) -> "inference.Predictor | inference.Cascade":
         """The weights, on the device of this process."""
-        return inference.Predictor(self.model, self.task, num_threads=self.resources.threads_per_actor)
+        num_threads = self.resources.threads_per_actor
+        if len(self.models) > 1:
+            return inference.Cascade(self.models, self.task, num_threads)
+        return inference.Predictor(self.models[0], self.task, num_threads)
 
 
 def read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
@@ -85,7 +93,7 @@ def read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
         rows = tokenizer(item.rows)
         return Carried(item.split, rows, seconds=(reading + time.perf_counter() - started,))
 
-    check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
+    check_here(work.checkpoints, work.known_nodes)
     tokenizer = _tokenizer(work)
     return pack(map(tokenize, _at_once(read, unpack(row))))
 
@@ -105,7 +113,7 @@ def _tokenizer(work: Work) -> "inference.Tokenizer":
     """One per worker process and job."""
     # Its task has one CPU; without this the library takes all of the node's, in each of the tasks there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    key = work.model.model_dump_json() + work.task.model_dump_json()
+    key = work.models[0].model_dump_json() + work.task.model_dump_json()
     if key not in _tokenizers:
         _tokenizers[key] = work.load_tokenizer()
     return _tokenizers[key]
@@ -128,8 +136,9 @@ class Predict:
         self._output, self._run_id = work.output, work.run_id
         self._is_stopped, self._looked_at = False, -math.inf
         self._error: ShardlabelError | None = None
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as in `_tokenizer`: a Cascade has some of its own
         try:
-            check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
+            check_here(work.checkpoints, work.known_nodes)
             self._predictor = work.load_predictor()
             self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
         except ShardlabelError as error:

@@ -2,10 +2,12 @@
 
 import logging
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -68,20 +70,43 @@ def load_task(config: TaskConfig, checkpoint: Checkpoint) -> Task:
             f"{config.name}; choose one whose architecture ends in {' or '.join(cls.heads)}"
         )
         raise ModelError(msg)
-    if cls.uses_labels and len(checkpoint.labels) > 1 and all(map(_GENERIC_LABEL.fullmatch, checkpoint.labels)):
+    if cls.uses_labels and are_generic(checkpoint.labels):
         _warn(f"model.name: {checkpoint.path} names its labels {checkpoint.labels[0]} …; they are used as they are")
+    return cls(config, read_options(cls, config.options), checkpoint)
+
+
+def read_options(cls: type[Task], options: dict[str, Any]) -> Any:
+    """A task's options, validated.
+
+    Raises:
+        ConfigError: one is unknown, or of another type.
+    """
     try:
-        options = cls.options_class.model_validate(config.options)
+        return cls.options_class.model_validate(options)
     except ValidationError as error:
         raise ConfigError(explain_validation_error(error, cls.options_class, "task.options")) from error
-    return cls(config, options, checkpoint)
 
 
-def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> dict[str, str]:
+def are_generic(labels: tuple[str, ...]) -> bool:
+    """Whether several labels have the names that transformers gives where the author gave none."""
+    return len(labels) > 1 and all(map(_GENERIC_LABEL.fullmatch, labels))
+
+
+def fitting_tasks(checkpoint: Checkpoint) -> list[str]:
+    """The tasks that take a checkpoint as it is, those that ask for a head of their own first."""
+    fitting = []
+    for name in available_tasks():
+        with suppress(ConfigError, ModelError):
+            load_task(TaskConfig(name=name), checkpoint)
+            fitting.append(name)
+    return sorted(fitting, key=lambda name: not task_class(name).heads)
+
+
+def text_columns(task: Task | type[Task], names: dict[str, str], schema: pa.Schema) -> dict[str, str]:
     """The columns that the task reads, checked to be there and to be text: the task's name -> the table's.
 
     Args:
-        task: whose columns.
+        task: whose columns; a class, where there is no checkpoint to bind it to.
         names: the task's name of a column -> the table's, where they differ.
         schema: the table's.
 
@@ -100,14 +125,15 @@ def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> dict[s
             raise InputError(msg)
         kind = schema.field(name).type
         may_be_list = role in task.list_columns
-        if not _is_text(kind) and not (may_be_list and _is_list(kind) and _is_text(kind.value_type)):
+        if not is_text(kind) and not (may_be_list and _is_list(kind) and is_text(kind.value_type)):
             expected = "text (string or large_string)" + (" or lists of it" if may_be_list else "")
             msg = f"input.columns: column {name!r} holds {kind}, expected {expected}"
             raise InputError(msg)
     return wanted
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type can be read as text."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     # A column of nulls alone has no other type; its rows fail by themselves.
