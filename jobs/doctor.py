@@ -49,9 +49,7 @@ def examine(job: JobConfig, *, runs_forward: bool = False) -> Diagnosis:
     notes.ok("job", f"{job.task.name} with {job.model.name}, {job.run.executor} executor")
     patient = examine_model(job, notes)
     source = examine_input(job, patient, notes)
-    is_apart = notes.attempt(
-        "output", lambda: check_apart(job.input.path, locate(job.output.path), source.splits) is None
-    )
+    is_apart = notes.attempt("output", lambda: _is_apart(job, source))
     plan = _plan(job, patient, source, notes)
     examine_output(job, plan, source, notes, is_apart=bool(is_apart))
     ground = _examine_ground(job, plan, notes)
@@ -62,6 +60,11 @@ def examine(job: JobConfig, *, runs_forward: bool = False) -> Diagnosis:
     if runs_forward:
         try_forward(job, patient, source.sample, notes)
     return Diagnosis(findings=notes.findings)
+
+
+def _is_apart(job: JobConfig, source: Source) -> bool:
+    check_apart(job.input.path, locate(job.output.path), source.splits)
+    return True
 
 
 def _plan(job: JobConfig, patient: Patient, source: Source, notes: Notes) -> Plan | None:
