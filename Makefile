@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: demo test lint types unit slow multihost faults docs bench clean
+.PHONY: browser demo test lint types unit slow multihost faults docs bench clean
 
 demo: .venv/installed
 	$(BIN)/python docs/demo/demo.py $(DEMO)
@@ -45,6 +45,11 @@ bench: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# Chromium, for the tests of the report's page; Debian, as root. Without it they are skipped.
+browser:
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
 
 clean:
 	rm -rf .venv build

@@ -128,6 +128,16 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The whole of its config.json."""
+    return _read_json(checkpoint.path / "config.json")
+
+
+def length_limits(checkpoint: Checkpoint) -> tuple[int | None, int | None]:
+    """Tokens of a sequence that its tokenizer allows, and that it has positions for; None is no limit."""
+    return _tokenizer_limit(checkpoint.path), _position_limit(read_config(checkpoint), checkpoint.path)
+
+
 def mask_token(checkpoint: Checkpoint) -> str | None:
     """The token that stands for a missing one, as the tokenizer's files name it; None where they do not."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):

@@ -1,8 +1,9 @@
-"""Which precision `auto` means, and who can have fp8.
+"""Which precision `auto` means, who can have fp8, and what this machine has.
 
-Read from the processor's flags, so that a driver without torch can ask.
+Read from the processor's flags and other files, so that a driver without torch can ask.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from inference.errors import ConfigError
 
 Device = Literal["cpu", "cuda"]
 
-MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 65536}
+MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 131072}
 """Padded tokens of a micro-batch by default: the matrix units are busy, and a CPU's cache still holds them."""
 
 # Instructions that multiply bfloat16 natively. Measured with a 2048^3 matmul, torch 2.13, 2 cores: AVX512_BF16 (Zen 5)
@@ -38,9 +39,12 @@ def resolve_dtype(dtype: Dtype, device: Device, cpuinfo: Path = Path("/proc/cpui
     """Turn `auto` into bfloat16 on a GPU or a CPU that multiplies it natively, and into float32 elsewhere."""
     if dtype != "auto":
         return dtype
-    if device == "cuda" or _NATIVE_BFLOAT16 & cpu_flags(cpuinfo):
-        return "bfloat16"
-    return "float32"
+    return "bfloat16" if device == "cuda" or has_native_bfloat16(cpuinfo) else "float32"
+
+
+def has_native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies it; others imitate it, slower than float32."""
+    return bool(_NATIVE_BFLOAT16 & cpu_flags(cpuinfo))
 
 
 def check_fp8(fp8: bool, model_type: str, dtype: Dtype) -> None:  # noqa: FBT001
@@ -57,6 +61,40 @@ def check_fp8(fp8: bool, model_type: str, dtype: Dtype) -> None:  # noqa: FBT001
     if dtype not in {"auto", "bfloat16"}:
         msg = f"model.fp8: it goes with bfloat16 alone, and model.dtype is {dtype} here; set bfloat16 or leave fp8 out"
         raise ConfigError(msg)
+
+
+def count_gpus_here() -> int | None:
+    """GPUs that torch can use in this process; None where there is no torch to ask."""
+    if find_spec("torch") is None:
+        return None
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def has_nvidia_device(devices: Path = Path("/dev")) -> bool:
+    """Whether the driver of an NVIDIA GPU is there, whatever torch can do with it."""
+    return any(devices.glob("nvidia[0-9]*"))
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that processes may still take: what Linux has, or what is left of this container's limit; else None.
+
+    Args:
+        root: where proc and sys lie.
+    """
+    meminfo = root / "proc/meminfo"
+    if not meminfo.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    # cgroups version 2, and 1; without a limit they say "max", or a number larger than any memory.
+    groups = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    for limit, usage in groups:
+        files = [root / "sys/fs/cgroup" / name for name in (limit, usage)]
+        if all(file.exists() for file in files) and (said := [file.read_text().strip() for file in files])[0].isdigit():
+            free = min(free, int(said[0]) - int(said[1]))
+    return max(free, 0)
 
 
 def cpu_flags(cpuinfo: Path) -> frozenset[str]:

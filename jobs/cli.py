@@ -17,8 +17,9 @@ from typing import Annotated
 import typer
 
 from inference.errors import JobError, ShardlabelError
-from jobs import cli_after, cli_before
+from jobs import cli_after, cli_before, cli_relabel
 from jobs.cli_options import (
+    STOPPED_STATUS,
     Address,
     Debug,
     JobFile,
@@ -34,9 +35,6 @@ from jobs.completion import mend_bash_words
 from jobs.config import load_job
 from jobs.logs import LogFormat
 from jobs.stopping import Stop, Stopped
-
-STOPPED_STATUS = 3
-"""The others belong to the errors; see inference/errors.py."""
 
 _log = logging.getLogger(__name__)
 
@@ -133,8 +131,7 @@ def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **h
         with stop.listening(), RunProgress(printer.console, is_live=printer.is_live) as progress:
             with stop.at_once():
                 job = load_job(job_file, overrides)
-            if job.model.trust_remote_code:
-                name = job.model.name
+            for name in [model.name for model in job.models if model.trust_remote_code]:
                 _log.warning("model.trust_remote_code: code that comes with %s runs with all your rights", name)
             report = run_job(job, progress.start, progress.add, stop=stop, **how)
     except ShardlabelError as error:
@@ -148,10 +145,15 @@ def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **h
         printer.fail(JobError(failed_shards(report)))
 
 
-for panel, part in {"Before a run": cli_before.app, "Run": work, "After a run": cli_after.app}.items():
-    for command in part.registered_commands:
-        command.rich_help_panel = panel
-    app.add_typer(part)
+for panel, parts in {
+    "Before a run": (cli_before.app,),
+    "Run": (work,),
+    "After a run": (cli_after.app, cli_relabel.app),
+}.items():
+    for part in parts:
+        for command in part.registered_commands:
+            command.rich_help_panel = panel
+        app.add_typer(part)
 
 
 def main() -> None:

@@ -40,6 +40,10 @@ Address = Annotated[
 ]
 
 
+STOPPED_STATUS = 3
+"""The others belong to the errors; see inference/errors.py."""
+
+
 class Printer:
     """Where a command prints: its result on stdout, everything else on stderr."""
 

@@ -28,6 +28,7 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
     lines = [
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
+        *_escalated(report),
         *(f"             {_short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_NAMES]),
         f"speed      {speed if report.new_rows else 'nothing to do'}",
         f"precision  {report.dtype}",
@@ -42,6 +43,12 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     if report.num_failed:
         lines.append("next       mend what the column `error` says, then: shardlabel retry JOB.yaml")
     return "\n".join(lines)
+
+
+def _escalated(report: RunReport) -> list[str]:
+    """How many rows each model but the first was shown."""
+    shares = [f"{number:,} ({number / max(report.num_rows, 1):.1%})" for number in report.num_escalated]
+    return [f"escalated  {', then '.join(shares)}"] if shares else []
 
 
 def _label_lines(labels: Mapping[str, int]) -> list[str]:
@@ -83,7 +90,7 @@ def describe(found: OutputStatus) -> str:
     software = ", ".join(
         f"{name} {number}" for made in found.provenance[:1] for name, number in made["software"].items() if number
     )
-    models = [made["model"] for made in found.provenance[:1]]
+    models = [model for made in found.provenance[:1] for model in (made["model"], *made.get("later_models", ()))]
     lines = [
         f"{'complete' if found.is_complete else 'not complete: run the job again'}",
         f"parts      {found.num_parts:,}",
@@ -95,6 +102,11 @@ def describe(found: OutputStatus) -> str:
             for model in models
         ),
         *([f"software   {software}"] if software else []),
+        *(
+            f"relabelled from job {step['fingerprint']}"
+            for made in found.provenance[:1]
+            for step in made.get("relabelled_from", [])
+        ),
         f"job        {found.fingerprint}",
         *(f"             {key}: {json.dumps(value)}" for key, value in found.job.items() if value is not None),
     ]

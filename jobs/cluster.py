@@ -88,6 +88,9 @@ def _join(address: str, environment: dict[str, Any]) -> None:
         msg = f"run.address: no Ray cluster answers at {address} ({reason}); {_ADVICE}"
         if "No node info found" in reason:  # ray/_private/services.py:588
             msg = f"run.address: this machine is no node of the cluster at {address}; {_FROM_OUTSIDE}"
+        elif "Version mismatch" in str(error):  # ray/_private/utils.py:1439, of Ray or Python, in six lines
+            said = " ".join(str(error).partition(": ")[2].split())
+            msg = f"run.address: the cluster at {address} has other versions ({said}); install the same on both"
         raise JobError(msg) from error
 
 

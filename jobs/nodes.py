@@ -1,13 +1,15 @@
 """The nodes of a cluster: what they offer, and whether each has the job's checkpoint, asked before one is loaded."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ModelError, ShardlabelError
+from jobs.models import prefixes
+from jobs.provenance import software
 from jobs.resources import Node, available_cpus
 from jobs.stopping import POLL_SECONDS
 
@@ -15,6 +17,9 @@ from jobs.stopping import POLL_SECONDS
 _ANSWER_SECONDS = 300.0
 
 _NUM_NAMES = 3
+
+Expected = tuple[tuple[ModelConfig, str], ...]
+"""The job's models, each a folder, or a hub id with its commit; and the `weights_digest` of this node's copies."""
 
 
 def list_nodes() -> list[Node]:
@@ -32,44 +37,33 @@ def list_nodes() -> list[Node]:
     return nodes
 
 
-def check_nodes(model: ModelConfig, weights: str, is_to_end: Callable[[], bool] = lambda: False) -> frozenset[str]:
-    """Compare the checkpoint of every other node with this one's: all nodes at once, one task each.
+def expected_checkpoints(models: Sequence[ModelConfig], fingerprint: dict[str, Any]) -> Expected:
+    """What the nodes should have for a job of these models, with the weights that its fingerprint names."""
+    names = prefixes(len(models))
+    return tuple((model, fingerprint[f"{name}.weights"]) for model, name in zip(models, names, strict=True))
+
+
+def check_nodes(expected: Expected, is_to_end: Callable[[], bool] = lambda: False) -> frozenset[str]:
+    """Compare the checkpoints of every other node with this one's: all nodes at once, one task each.
 
     Args:
-        model: a folder, or a hub id with its commit, which says by itself what every node loads.
-        weights: the `weights_digest` of this node's.
+        expected: what they should be; a hub id with its commit says by itself what every node loads.
         is_to_end: asked several times a second; no answer is waited for any longer when it says so.
 
     Returns:
-        The ids of the nodes that have it; one that joins later is looked at by `check_here`.
+        The ids of the nodes that have them; one that joins later is looked at by `check_here`.
 
     Raises:
         ModelError: a node lacks the folder, has something else in it, or cannot run this program.
     """
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    if model.revision is not None:
+    here, folders = ray.get_runtime_context().get_node_id(), _folders(expected)
+    if not folders:
         return frozenset()
     others = [node for node in _living() if node["NodeID"] != here and node["Resources"].keys() & {"CPU", "GPU"}]
-    look = ray.remote(num_cpus=0, max_retries=0)(_look)
-    asked = {
-        look.options(scheduling_strategy=_only_on(node["NodeID"])).remote(model.model_dump_json(), weights): node
-        for node in others
-    }
-    ready, until = list[Any](), time.monotonic() + _ANSWER_SECONDS
-    # In short waits, since Ray hands on no exception that a signal's handler raises within one (2.60, _raylet.pyx).
-    while len(ready) < len(asked) and time.monotonic() < until and not is_to_end():
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
     known, wrong = {here}, list[tuple[str, str]]()
-    for answer in ready:
-        node = asked[answer]
-        try:
-            reason = ray.get(answer)
-        except ray.exceptions.RayTaskError as error:  # it could not even begin
-            reason = f"cannot run shardlabel ({str(error).strip().splitlines()[-1]})"
-        except ray.exceptions.RayError:
-            continue  # the node is gone
+    for node, reason in _ask(others, is_to_end, _look, folders):
         if reason is None:
             known.add(node["NodeID"])
         else:
@@ -79,8 +73,41 @@ def check_nodes(model: ModelConfig, weights: str, is_to_end: Callable[[], bool] 
     return frozenset(known)
 
 
+def node_software() -> dict[str, dict[str, str | None] | str]:
+    """The versions that a worker of each node has, this one's included, by its address; or why none could begin."""
+    nodes = [node for node in _living() if node["Resources"].keys() & {"CPU", "GPU"}]
+    return {node["NodeManagerAddress"]: answer for node, answer in _ask(nodes, lambda: False, software)}
+
+
+def _ask(
+    nodes: list[dict[str, Any]], is_to_end: Callable[[], bool], function: Callable[..., Any], *arguments: Any
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Call a function of ours on each of some nodes, all at once.
+
+    Yields:
+        A node and what the function returned there, or a text that says why it could not run; nodes that do not answer
+        in time, or are gone, are left out.
+    """
+    import ray
+
+    ask = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {ask.options(scheduling_strategy=_only_on(node["NodeID"])).remote(*arguments): node for node in nodes}
+    ready, until = list[Any](), time.monotonic() + _ANSWER_SECONDS
+    # In short waits, since Ray hands on no exception that a signal's handler raises within one (2.60, _raylet.pyx).
+    while len(ready) < len(asked) and time.monotonic() < until and not is_to_end():
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
+    for answer in ready:
+        try:
+            said = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:  # it could not even begin
+            said = f"cannot run shardlabel ({str(error).strip().splitlines()[-1]})"
+        except ray.exceptions.RayError:
+            continue  # the node is gone
+        yield asked[answer], said
+
+
 @cache
-def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
+def check_here(expected: Expected, known: frozenset[str]) -> None:
     """The same for the node of this worker, unless it was looked at when the run began.
 
     Raises:
@@ -88,21 +115,29 @@ def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
     """
     import ray
 
-    if model.revision is not None or not ray.is_initialized() or ray.get_runtime_context().get_node_id() in known:
+    folders = _folders(expected)
+    if not folders or not ray.is_initialized() or ray.get_runtime_context().get_node_id() in known:
         return
-    if reason := _look(model.model_dump_json(), weights):
+    if reason := _look(folders):
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         raise ModelError(_sentence([(address, reason)]))
 
 
-def _look(model: str, weights: str) -> str | None:
-    """What is wrong with this node's copy; None is nothing."""
-    config = ModelConfig.model_validate_json(model)
-    try:
-        digest = weights_digest(open_checkpoint(config))
-    except ShardlabelError as error:
-        return str(error)
-    return None if digest == weights else f"has other files in {config.name}"
+def _folders(expected: Expected) -> list[tuple[str, str]]:
+    return [(model.model_dump_json(), weights) for model, weights in expected if model.revision is None]
+
+
+def _look(folders: Iterable[tuple[str, str]]) -> str | None:
+    """What is wrong with this node's copies; None is nothing."""
+    for model, weights in folders:
+        config = ModelConfig.model_validate_json(model)
+        try:
+            digest = weights_digest(open_checkpoint(config))
+        except ShardlabelError as error:
+            return str(error)
+        if digest != weights:
+            return f"has other files in {config.name}"
+    return None
 
 
 def _sentence(wrong: list[tuple[str, str]]) -> str:

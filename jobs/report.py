@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.models import count_models, prefixes
 from jobs.parts import PartRecord
 
 _NUM_ERRORS = 5
@@ -25,6 +26,9 @@ class RunReport:
     num_failed: int
     num_truncated: int
     num_tokens: int
+    """Of the model that answered each row."""
+    num_escalated: list[int]
+    """Where several models follow one another: the rows that went on to the second, the third, …"""
     errors: dict[str, int]
     """The commonest errors of failed rows, and of how many rows; the beginnings of long ones."""
     num_splits: int
@@ -38,6 +42,7 @@ class RunReport:
     tokens_per_second: float
     executor: str
     dtype: str
+    """Of several models in different precisions: each, in the order of the models."""
     fingerprint: str
     output: str
     failed_shards: dict[str, str]
@@ -56,11 +61,13 @@ def summarise(
     """Add up the records of the parts that were there and of those this run wrote."""
     records = [*earlier, *new]
     new_rows = sum(record.num_rows for record in new)
+    each = prefixes(count_models(fingerprint))
     return RunReport(
         num_rows=sum(record.num_rows for record in records),
         num_failed=sum(record.num_failed for record in records),
         num_truncated=sum(record.num_truncated for record in records),
         num_tokens=sum(record.num_tokens for record in records),
+        num_escalated=[sum(record.num_escalated[number] for record in records) for number in range(len(each) - 1)],
         errors=dict(sum_errors(records).most_common(_NUM_ERRORS)),
         num_parts=len(records),
         new_rows=new_rows,
@@ -68,7 +75,7 @@ def summarise(
         seconds=seconds,
         rows_per_second=new_rows / seconds,
         tokens_per_second=sum(record.num_tokens for record in new) / seconds,
-        dtype=fingerprint["model.dtype"],
+        dtype=", ".join(dict.fromkeys(fingerprint[f"{prefix}.dtype"] for prefix in each)),
         fingerprint=hash_fingerprint(fingerprint),
         **facts,
     )

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -69,13 +70,26 @@ def load_task(config: TaskConfig, checkpoint: Checkpoint) -> Task:
             f"{config.name}; choose one whose architecture ends in {' or '.join(cls.heads)}"
         )
         raise ModelError(msg)
-    if cls.uses_labels and len(checkpoint.labels) > 1 and all(map(_GENERIC_LABEL.fullmatch, checkpoint.labels)):
+    if cls.uses_labels and are_generic(checkpoint.labels):
         _warn(f"model.name: {checkpoint.path} names its labels {checkpoint.labels[0]} …; they are used as they are")
+    return cls(config, read_options(cls, config.options), checkpoint)
+
+
+def read_options(cls: type[Task], options: dict[str, Any]) -> Any:
+    """A task's options, validated.
+
+    Raises:
+        ConfigError: one is unknown, or of another type.
+    """
     try:
-        options = cls.options_class.model_validate(config.options)
+        return cls.options_class.model_validate(options)
     except ValidationError as error:
         raise ConfigError(explain_validation_error(error, cls.options_class, "task.options")) from error
-    return cls(config, options, checkpoint)
+
+
+def are_generic(labels: tuple[str, ...]) -> bool:
+    """Whether several labels have the names that transformers gives where the author gave none."""
+    return len(labels) > 1 and all(map(_GENERIC_LABEL.fullmatch, labels))
 
 
 def fitting_tasks(checkpoint: Checkpoint) -> list[str]:
@@ -88,11 +102,11 @@ def fitting_tasks(checkpoint: Checkpoint) -> list[str]:
     return sorted(fitting, key=lambda name: not task_class(name).heads)
 
 
-def text_columns(task: Task, names: dict[str, str], schema: pa.Schema) -> dict[str, str]:
+def text_columns(task: Task | type[Task], names: dict[str, str], schema: pa.Schema) -> dict[str, str]:
     """The columns that the task reads, checked to be there and to be text: the task's name -> the table's.
 
     Args:
-        task: whose columns.
+        task: whose columns; a class, where there is no checkpoint to bind it to.
         names: the task's name of a column -> the table's, where they differ.
         schema: the table's.
 

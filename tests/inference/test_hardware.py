@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from inference.config import Dtype
-from inference.hardware import Device, cpu_flags, resolve_dtype
+from inference.hardware import Device, cpu_flags, free_memory, has_nvidia_device, resolve_dtype
 
 CPUINFO = """processor\t: 0
 model name\t: A processor named amx_bf16
@@ -60,3 +60,37 @@ def test_the_flags_are_single_words_without_their_heading(tmp_path: Path) -> Non
     cpuinfo.write_text(CPUINFO.format(flags="amx_int8"))
     assert {"fpu", "sse4_2", "avx2", "amx_int8"} <= cpu_flags(cpuinfo)
     assert "spectre_v1" not in cpu_flags(cpuinfo)
+
+
+def test_a_gpu_is_there_when_its_driver_has_made_a_device(tmp_path: Path) -> None:
+    (tmp_path / "nvidiactl").touch()
+    assert not has_nvidia_device(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert has_nvidia_device(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8000 * 1024),
+        ({"memory.max": "max", "memory.current": "5"}, 8000 * 1024),
+        ({"memory.max": "1048576", "memory.current": "48576"}, 1000000),
+        ({"memory.max": "1000", "memory.current": "2000"}, 0),
+        ({"memory/memory.limit_in_bytes": "3000", "memory/memory.usage_in_bytes": "1000"}, 2000),
+        ({"memory/memory.limit_in_bytes": str(2**63), "memory/memory.usage_in_bytes": "1000"}, 8000 * 1024),
+    ],
+)
+def test_free_memory_is_the_machines_or_what_a_container_has_left(
+    files: dict[str, str], expected: int, tmp_path: Path
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       16000 kB\nMemAvailable:    8000 kB\n")
+    for name, content in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{content}\n")
+    assert free_memory(tmp_path) == expected
+
+
+def test_where_there_is_no_proc_nobody_knows(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) is None

@@ -45,8 +45,14 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, *nodes: dict[str, Any]) -> Iterator[Running]:
-    """Start it, with its files in `folder`, whose path is short; the first node is the head."""
+def running(folder: Path, *nodes: dict[str, Any], prelude: str = "") -> Iterator[Running]:
+    """Start it, with its files in `folder`, whose path is short; the first node is the head.
+
+    Args:
+        folder: of its own.
+        nodes: what each offers.
+        prelude: lines that its process runs first.
+    """
     (folder / "ray").mkdir()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_", "HF_"))},
@@ -56,7 +62,7 @@ def running(folder: Path, *nodes: dict[str, Any]) -> Iterator[Running]:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_prestart_worker_first_driver": "0",
     }
-    command = [sys.executable, "-c", _CODE, json.dumps(nodes)]
+    command = [sys.executable, "-c", prelude + _CODE, json.dumps(nodes)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
