@@ -9,6 +9,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jobs import storage
 from jobs.cli import app
 from jobs.config import JobConfig, load_job
 from tests.jobs.conftest import run
+from tests.page_worlds import PREPARATIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
@@ -35,6 +37,7 @@ JOB: dict[str, Any] = {
 ELSEWHERE = {
     ("README.md", "python"): "tests/test_rules.py runs the first one; the second one is a sketch that needs a Ray",
     ("docs/CONTRIBUTING.md", "python"): "tests/test_docs.py adds the task and runs a job with it",
+    ("docs/cascade.md", "python"): "tests/jobs/test_cascade.py runs them on tiny checkpoints",
     ("docs/reliability.md", "python"): "tests/jobs/test_s3.py and tests/jobs/test_index.py read while runs go on",
     ("docs/scheduling.md", "cron"): "tests/test_scheduling.py runs the lines",
     ("docs/scheduling.md", "ini"): "tests/test_scheduling.py runs what the units run",
@@ -53,6 +56,9 @@ NOT_RUN = {
     r"kubectl .*": "needs a Kubernetes; tests/cluster/test_kubernetes.py checks what it is given",
 }
 """Commands that are not run here, and why."""
+
+EXIT_STATUS = "echo $?"
+"""Behind a command; what it is shown to print is expected of the command."""
 
 OTHER_YAML: dict[str, str] = {}
 """Pages whose YAML is no job, and who checks it."""
@@ -170,14 +176,13 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """A copy of it for one page; the first page begins with nothing but the data."""
-    shutil.copytree(labelled, tmp_path, symlinks=True, dirs_exist_ok=True)
-    if request.node.callspec.params["page"] == "docs/index.md":
-        shutil.rmtree(tmp_path / "out")
-        (tmp_path / "job.yaml").unlink()
-    monkeypatch.chdir(tmp_path)
+    """A copy of it for one page, with what else the page speaks of."""
+    here = tmp_path / "here"
+    shutil.copytree(labelled, here, symlinks=True)
+    monkeypatch.chdir(here)
     storage._open.cache_clear()  # which knows where relative paths lead, and a process seldom goes elsewhere
-    return tmp_path
+    PREPARATIONS.get(request.node.callspec.params["page"], lambda: None)()
+    return here
 
 
 def shapes(lines: list[str]) -> set[str]:
@@ -186,14 +191,16 @@ def shapes(lines: list[str]) -> set[str]:
 
 
 def run_console(block: Block) -> None:
-    for command, shown in block.commands:
-        if reason(command):
+    for (command, shown), (following, status) in pairwise([*block.commands, ("", [])]):
+        if reason(command) or command == EXIT_STATUS:
             continue
         words, _, target = command.partition(" > ")
         program, *arguments = shlex.split(words)
         assert program == "shardlabel", f"{block.page}: a reason is needed not to run {command!r}"
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, (command, result.output)
+        # A Ray takes longer to start than all pages to run.
+        result = CliRunner().invoke(app, [*arguments, *(["run.executor=local"] if arguments[0] == "run" else [])])
+        expected = int(status[0]) if following == EXIT_STATUS else 0
+        assert result.exit_code == expected, (command, result.output)
         if target:
             Path(target.strip()).write_text(result.stdout)
         if block.page in SHOWN:
