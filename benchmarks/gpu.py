@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from benchmarks.gpu_bench import Bench, wait
+from benchmarks.gpu_bench import Bench, tokenizer_processes, wait
 from benchmarks.gpu_rows import ROWS, Texts, build, train_tokenizer
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     print(f"{report['device']}: {dtype} matmul {rate / 1e12:.1f} TFLOP/s; {report['versions']}")
     texts = Texts(500 if options.tiny else 30_000)
     tokenizer = train_tokenizer(texts)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tokenizer_processes(tiny=options.tiny) as pool:
         for row in ROWS:
             if options.only not in row.name:
                 continue
@@ -92,7 +92,7 @@ def main() -> None:
                 continue
             path = build(row, Path(folder), tokenizer, tiny=options.tiny, device=options.device)
             table = texts.table(row.workload, 16 if options.tiny else row.num_rows)
-            bench = Bench(row, path, table, options.device, options.tiny)
+            bench = Bench(row, path, table, options.device, options.tiny, pool)
             bench.measure()
             report["rows"].append(bench.results(rate))
             show(report["rows"][-1])

@@ -3,9 +3,10 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.batching import plan_micro_batches
 from inference.columns import INPUT_IDS
 from inference.errors import ModelError
+from inference.hardware import MAX_BATCH_TOKENS
 from inference.packing import FAMILIES
 from inference.sequences import Sequences
 
 ROUNDS = 3
-CHUNK = 8192  # rows that one tokenizer process takes at once
+CHUNK = 512  # rows that one tokenizer process takes at once: with few rows, all processes have some
+SPLIT = 32_768  # rows that a Predictor takes at once, as a job's
 
 
 def wait(device: str) -> None:
@@ -33,24 +36,39 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-_worker: list[Tokenizer] = []
+_tokenizers: dict[str, Tokenizer] = {}
 
 
-def start_worker(model: ModelConfig, task: TaskConfig) -> None:
-    """One tokenizer per process, on one thread, as in a job."""
+def tokenize(table: pa.Table, model: ModelConfig, task: TaskConfig) -> pa.Table:
+    """In a worker process, on one thread, as in a job."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker[:] = [Tokenizer(model, task)]
+    key = model.model_dump_json() + task.model_dump_json()
+    if key not in _tokenizers:
+        _tokenizers[key] = Tokenizer(model, task)
+    return _tokenizers[key](table)
 
 
-def tokenize(table: pa.Table) -> pa.Table:
-    """In a worker."""
-    return _worker[0](table)
+def tokenizer_processes(*, tiny: bool) -> ProcessPoolExecutor:
+    """As many as there are cores, less two for what feeds the GPU."""
+    return ProcessPoolExecutor(1 if tiny else max((os.cpu_count() or 2) - 2, 1), get_context("spawn"))
 
 
 def chunks(table: pa.Table) -> Iterator[pa.Table]:
     """Pieces for the workers."""
     for start in range(0, len(table), CHUNK):
         yield table.slice(start, CHUNK).combine_chunks()
+
+
+def splits(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Pieces joined to what a Predictor takes."""
+    joined: list[pa.Table] = []
+    for table in tables:
+        joined.append(table)
+        if sum(map(len, joined)) >= SPLIT:
+            yield pa.concat_tables(joined)
+            joined = []
+    if joined:
+        yield pa.concat_tables(joined)
 
 
 @dataclass
@@ -62,41 +80,46 @@ class Bench:
     table: pa.Table
     device: str
     tiny: bool
+    pool: ProcessPoolExecutor
     seconds: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Tokenize once, to know the lengths."""
         self.dtype = "bfloat16" if self.device == "cuda" else "float32"
-        self.task = TaskConfig(name=self.row.task)
+        self.task = TaskConfig(name=self.row.task, options={"long_text": "truncate"}, columns=self.row.columns)
         self.can_pack = self.row.family in FAMILIES
-        self.tokenizer_model = self.model(packed=False)
-        workers = 1 if self.tiny else max((os.cpu_count() or 2) - 2, 1)
-        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (self.tokenizer_model, self.task))
-        self.tokens = list(self.pool.map(tokenize, chunks(self.table)))
+        self.tokens = list(splits(self.tokenized()))
         columns = [table.column(INPUT_IDS) for table in self.tokens]
         self.sequences = [Sequences.from_columns(column, {}) for column in columns]
         self.lengths = np.concatenate([sequences.lengths for sequences in self.sequences])
 
-    def model(self, *, packed: bool, dtype: str | None = None, fp8: bool = False) -> ModelConfig:
+    def tokenized(self) -> Iterator[pa.Table]:
+        """The table as the model takes it, in pieces, made ahead of whoever reads them."""
+        how = partial(tokenize, model=self.model(packed=False), task=self.task)
+        return self.pool.map(how, chunks(self.table))
+
+    def model(self, *, packed: bool, fused: bool = True, dtype: str | None = None, fp8: bool = False) -> ModelConfig:
         return ModelConfig(
-            name=str(self.path), dtype=dtype or self.dtype, packed=packed, max_length=self.row.max_length, fp8=fp8
+            name=str(self.path),
+            dtype=dtype or self.dtype,
+            packed=packed,
+            fused=fused,
+            max_length=self.row.max_length,
+            fp8=fp8,
         )
 
     def contestants(self) -> dict[str, Callable[[], object]]:
         """What is run, by name; each runs the whole table, peers a tenth of it."""
-        padded = Predictor(self.model(packed=False), self.task)
-        found: dict[str, Callable[[], object]] = {"padded, model": lambda: self.run_model(padded)}
-        best = padded
+        padded = Predictor(self.model(packed=False, fused=False), self.task)
+        found: dict[str, Callable[[], object]] = {"padded, torch's kernels": lambda: self.run_model(padded)}
         if self.can_pack:
-            best = Predictor(self.model(packed=True), self.task)
-            if not best._model.is_packed:
-                self.notes["packed"] = "fell back to padding"
-            found["packed, model"] = lambda: self.run_model(best)
-            if self.row.compiled and not self.tiny:
-                compiled = Predictor(self.model(packed=True), self.task)
-                compiled._model._module.base_model.compile()
-                found["packed and compiled, model"] = lambda: self.run_model(compiled)
+            packed = Predictor(self.model(packed=True, fused=False), self.task)
+            found["packed, torch's kernels"] = lambda: self.run_model(packed)
+        best = Predictor(self.model(packed=self.can_pack), self.task)
+        found["packed and fused" if best._model.is_packed else "padded and fused"] = lambda: self.run_model(best)
+        if self.device == "cuda" and not best._model.is_fused:
+            self.notes["fused"] = "torch's kernels were used"
         if self.row.fp8:
             self.add_fp8(found, best)
         found["end to end"] = lambda: self.run_all(best)
@@ -107,23 +130,19 @@ class Bench:
                 self.notes[peer] = f"not here: {error}"
         exact = Predictor(self.model(packed=False, dtype="float32"), self.task)
         self.compare(best, exact, "against float32")
+        self.compare(padded, exact, "against float32, padded with torch's kernels")
         return found
 
     def add_fp8(self, found: dict[str, Callable[[], object]], best: Predictor) -> None:
-        """Linear layers in fp8, as they come and compiled: a compiler makes one kernel of what rounds activations."""
-        config = self.model(packed=self.can_pack, dtype="bfloat16", fp8=True)
+        """Linear layers in fp8."""
         try:
-            plain = Predictor(config, self.task)
+            plain = Predictor(self.model(packed=self.can_pack, dtype="bfloat16", fp8=True), self.task)
         except ModelError as error:
             self.notes["fp8"] = str(error)
             return
-        found["fp8, model"] = lambda: self.run_model(plain)
+        found["in fp8"] = lambda: self.run_model(plain)
         self.notes["fp8"] = f"at loading, outputs move by {plain._model.fp8_error:.1e} of their norm"
         self.compare(plain, best, f"in fp8 against {self.dtype}")
-        if not self.tiny:
-            compiled = Predictor(config, self.task)
-            compiled._model._module.base_model.compile()
-            found["fp8 and compiled, model"] = lambda: self.run_model(compiled)
 
     def run_model(self, predictor: Predictor) -> None:
         for sequences in self.sequences:
@@ -131,7 +150,7 @@ class Bench:
 
     def run_all(self, predictor: Predictor) -> None:
         """Texts in, result tables out; the next chunks are tokenized while this one is predicted."""
-        for tokens in self.pool.map(tokenize, chunks(self.table)):
+        for tokens in splits(self.tokenized()):
             predictor(tokens)
 
     def texts(self) -> list[str]:
@@ -163,13 +182,12 @@ class Bench:
                 wait(self.device)
                 if number:
                     self.seconds.setdefault(name, []).append(time.perf_counter() - started)
-        self.pool.shutdown()
 
     def results(self, rate: float) -> dict[str, Any]:
         padding = sum(
             len(batch) * int(sequences.lengths[batch].max())
             for sequences in self.sequences
-            for batch in plan_micro_batches(sequences.lengths, 65_536)
+            for batch in plan_micro_batches(sequences.lengths, MAX_BATCH_TOKENS["cuda"])
         ) / int(self.lengths.sum())
         found = {"row": self.row.name, "goal": self.row.goal, "rows": len(self.table), "notes": self.notes}
         found |= {"mean_tokens": float(self.lengths.mean()), "padding_ratio_when_sorted": padding, "runs": {}}

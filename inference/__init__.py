@@ -12,15 +12,26 @@ from inference.config import ModelConfig, TaskConfig
 from inference.errors import ShardlabelError
 
 if TYPE_CHECKING:
+    from inference.cascade import Cascade
     from inference.model import count_gpus
     from inference.predictor import Predictor
     from inference.tasks import available_tasks
     from inference.tokenization import Tokenizer
 
-__all__ = ["ModelConfig", "Predictor", "ShardlabelError", "TaskConfig", "Tokenizer", "available_tasks", "count_gpus"]
+__all__ = [
+    "Cascade",
+    "ModelConfig",
+    "Predictor",
+    "ShardlabelError",
+    "TaskConfig",
+    "Tokenizer",
+    "available_tasks",
+    "count_gpus",
+]
 
 # Loaded on first use (PEP 562): torch and transformers take 2 to 4 s that a driver has no need of.
 _LAZY = {
+    "Cascade": "inference.cascade",
     "Predictor": "inference.predictor",
     "Tokenizer": "inference.tokenization",
     "count_gpus": "inference.model",

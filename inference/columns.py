@@ -20,6 +20,15 @@ TRUNCATED = "truncated"
 ERROR = "error"
 """string: why the row has no prediction; null when it has one."""
 
+ANSWERED_BY = "answered_by"
+"""int8: where several models follow one another, the number of the one whose answer, or error, the row has; from 0."""
+ESCALATED_FROM = "escalated_from"
+"""struct<label, confidence>: what the model before that one had said; null when the first one answered."""
+CASCADE_FIELDS = (
+    pa.field(ANSWERED_BY, pa.int8()),
+    pa.field(ESCALATED_FROM, pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float32())])),
+)
+
 FEATURE_COLUMNS: dict[str, Feature] = {f"_{name}": name for name in FEATURES}
 """Like `_input_ids`, one value per token: only those that the task or the model asks for."""
 TOKEN_COLUMNS = (INPUT_IDS, *FEATURE_COLUMNS)
@@ -33,14 +42,14 @@ def accounting_fields(task: Task) -> list[pa.Field]:
     return [pa.field(NUM_TOKENS, pa.int32()), *windows, truncated, error]
 
 
-def output_schema(kept: pa.Schema, task: Task) -> pa.Schema:
-    """The kept input columns, then the task's fields, then the row's accounting.
+def output_schema(kept: pa.Schema, task: Task, *, is_cascade: bool = False) -> pa.Schema:
+    """The kept input columns, then the task's fields, then the row's accounting, then what several models add.
 
     Raises:
         InputError: an input column has the name of an output column.
         ConfigError: the user's hook adds a column that is there already.
     """
-    added = [*task.fields(), *accounting_fields(task)]
+    added = [*task.fields(), *accounting_fields(task), *(CASCADE_FIELDS if is_cascade else ())]
     names = [field.name for field in added]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"task.options.postprocess: {task.hook.name} adds a column {twice[0]!r}, which {task.name} has; rename it"

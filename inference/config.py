@@ -3,7 +3,7 @@
 Nothing here touches a file or imports torch: the driver of a job builds these.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -13,7 +13,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Frozen(BaseModel):
     """A validated, immutable set of options; a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class ModelConfig(Frozen):
@@ -28,19 +28,22 @@ class ModelConfig(Frozen):
     max_length: PositiveInt | None = None
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
-    """Tokens of a micro-batch, padding included; None is 2,048 on a CPU and 65,536 on a GPU."""
+    """Tokens of a micro-batch, padding included; None is 2,048 on a CPU and 131,072 on a GPU."""
     deduplicate: bool = True
     """Within a table, tokenize equal texts once and run equal sequences once; every row still gets its answer."""
     precut: bool = True
     """Cut long texts before they are tokenized where that changes no token (`inference/precut.py`)."""
     fused: bool = True
-    """In bfloat16 on a CPU, compute with the kernels of `inference/fused.py`; false leaves them to torch."""
+    """In bfloat16 on a CPU, in half precision on a GPU: the kernels of `inference/fused.py` and `fused_gpu.py`; false
+    leaves all to torch."""
     fp8: bool = False
-    """In bfloat16, round the factors of linear layers to fp8 (`inference/fp8.py`); in place of `fused`."""
+    """In bfloat16, round the factors of linear layers to fp8 (`inference/fp8.py`)."""
     trust_remote_code: bool = False
     """Run the code that comes with the checkpoint, with the rights of this process."""
     packed: bool | None = None
     """Run sequences one after the other, without padding; None is yes in half precision, for the families that can."""
+    escalate_below: Annotated[float, Field(gt=0, le=1)] | None = None
+    """In a list of models: rows of a lower confidence go on to the next one; the last has none."""
 
 
 class TaskConfig(Frozen):

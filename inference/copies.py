@@ -17,7 +17,7 @@ Arrived = tuple[NDArray[np.int64], Outputs]
 """The sequences of a micro-batch, and their outputs."""
 
 # A window is what is copied at once. 64 micro-batches of a small model are half a second of an H200; of embeddings of
-# every token, 64 MB are one micro-batch of 65,536 tokens and a third.
+# every token, 64 MB are two thirds of a micro-batch of 131,072 tokens.
 _MAX_BATCHES = 64
 _MAX_BYTES = 2**26
 

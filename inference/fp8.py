@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import gelu
 
 E4M3 = torch.float8_e4m3fn
-_LARGEST = torch.finfo(E4M3).max  # 448
-_SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny  # 2^-126, for rows of zeros
+LARGEST = torch.finfo(E4M3).max  # 448
+SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny  # 2^-126, for rows of zeros
 _STEP = 16  # what both dimensions of a matrix must be a multiple of (torch 2.13, ScaledBlas.cpp)
 
 
@@ -31,7 +32,7 @@ def quantize(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         e4m3 values of the same shape, and float32 scales of shape (rows, 1).
     """
     largest = torch.linalg.vector_norm(values, float("inf"), dim=-1, keepdim=True).float()
-    scales = (largest / _LARGEST).log2().ceil().exp2().clamp(min=_SMALLEST_SCALE)
+    scales = (largest / LARGEST).log2().ceil().exp2().clamp(min=SMALLEST_SCALE)
     return (values / scales.to(values.dtype)).to(E4M3), scales
 
 
@@ -44,10 +45,15 @@ class Fp8Linear(nn.Module):
         self._rows, scales = quantize(linear.weight.detach())
         self._scales = scales.t().contiguous()
         self._bias = None if linear.bias is None else linear.bias.detach()
+        self._has_gelu = False
+
+    def follow_gelu(self) -> None:
+        """Compute the GELU before this layer too: a GPU does it where activations are rounded."""
+        self._has_gelu = True
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Of shape (..., in features) -> (..., out features)."""
-        rounded, scales = quantize(states.reshape(-1, states.shape[-1]))
+        rounded, scales = self._quantize(states.reshape(-1, states.shape[-1]))
         result = torch._scaled_mm(  # noqa: SLF001 - torch 2.11 has no public name for it
             rounded,
             self._rows.t(),  # a view that is column by column, as the kernel wants it
@@ -58,6 +64,13 @@ class Fp8Linear(nn.Module):
             use_fast_accum=True,
         )
         return result.view(*states.shape[:-1], -1)
+
+    def _quantize(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if values.device.type == "cuda":
+            from inference.gpu_kernels import quantize_rows  # noqa: PLC0415 - there is no Triton without a GPU
+
+            return quantize_rows(values, has_gelu=self._has_gelu)
+        return quantize(gelu(values) if self._has_gelu else values)
 
 
 def use_fp8(base_model: Any) -> int:
@@ -72,7 +85,20 @@ def use_fp8(base_model: Any) -> int:
             if type(child) is nn.Linear and _fits(child):
                 setattr(parent, name, Fp8Linear(child))
                 count += 1
+    for block in blocks:
+        for module in block.modules():
+            _join_gelu(module)
     return count
+
+
+def _join_gelu(module: Any) -> None:
+    """Move the GELU between two layers into the second, where a family has them as BERT or as DistilBERT does."""
+    for first, name, then in (("intermediate", "intermediate_act_fn", "output"), ("", "activation", "")):
+        holder, after = (getattr(module, each, None) if each else module for each in (first, then))
+        layer = getattr(after, "dense" if then else "lin2", None)
+        if isinstance(layer, Fp8Linear) and type(getattr(holder, name, None)).__name__ == "GELUActivation":
+            layer.follow_gelu()
+            setattr(holder, name, nn.Identity())
 
 
 def _fits(linear: nn.Linear) -> bool:

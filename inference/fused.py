@@ -21,9 +21,9 @@ _ATTENTION = "shardlabel_matmul"
 _SCORE_BYTES = 2**20
 
 # Where the families keep a layer and the activation behind it: BERT, its kin and DeBERTa; DistilBERT.
-_FOLLOWED_BY = {"dense": "intermediate_act_fn", "lin1": "activation"}
+FOLLOWED_BY = {"dense": "intermediate_act_fn", "lin1": "activation"}
 # What oneDNN calls the activations of transformers.
-_GELU = {"GELUActivation": "none", "GELUTanh": "tanh"}
+GELU = {"GELUActivation": "none", "GELUTanh": "tanh"}
 
 
 class PackedLinear(nn.Module):
@@ -55,22 +55,22 @@ def is_available() -> bool:
 
 def fuse(module: Any) -> None:
     """Put the kernels in the place of a bfloat16 model's own."""
-    shared = _shared_weights(module)
+    shared = shared_weights(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is not nn.Linear or child.weight.dtype != torch.bfloat16 or id(child.weight) in shared:
                 continue
-            gelu = _GELU.get(type(getattr(parent, _FOLLOWED_BY.get(name, ""), None)).__name__)
+            gelu = GELU.get(type(getattr(parent, FOLLOWED_BY.get(name, ""), None)).__name__)
             setattr(parent, name, PackedLinear(child, gelu))
             if gelu is not None:
-                setattr(parent, _FOLLOWED_BY[name], nn.Identity())
+                setattr(parent, FOLLOWED_BY[name], nn.Identity())
     if module._can_set_attn_implementation():  # noqa: SLF001 - others have attention of their own (DeBERTa, MPNet)
         AttentionInterface.register(_ATTENTION, _attention_forward)
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
         module.set_attn_implementation(_ATTENTION)
 
 
-def _shared_weights(module: Any) -> set[int]:
+def shared_weights(module: Any) -> set[int]:
     """Weights that another layer reads as well, as a head does that is tied to the embeddings."""
     seen, shared = set[int](), set[int]()
     for child in module.modules():

@@ -1,6 +1,6 @@
 """A loaded checkpoint: a micro-batch of sequences in, what the task keeps of it out.
 
-Loading refuses what would give wrong numbers: weights missing from the file, labels that differ from the plan's.
+How it computes is tried when it is loaded: what says something else than plain torch is left out, or refused.
 """
 
 import logging
@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from inference import fused
+from inference import fused, fused_gpu
 from inference.attention import PACKED
 from inference.batch import Batch
 from inference.batching import pad
@@ -22,17 +20,19 @@ from inference.errors import ModelError
 from inference.fp8 import use_fp8
 from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.heads import sequence_logits
+from inference.loading import check_vocabulary, load_module
 from inference.packing import Packing, resolve_packed
-from inference.remote_code import advice, guarded, import_code
 from inference.sequences import Sequences
 from inference.tasks.base import Outputs, Task
 from inference.tokenization import load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# What packing may change, as the norm of the difference over the norm: the rounding of two ways to add up. Sequences
-# that see one another change a tiny model by 0.1 and more.
+# What other kernels may change, as the norm of the difference over the norm: the rounding of two ways to add up. What a
+# model changes by itself may be more (BERT-base with random weights in bfloat16: 0.042 between a micro-batch and its
+# sequences one by one), then twice that; but never what sequences that see one another change in a tiny model.
 _TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
+_TOO_MUCH = 0.1
 
 # What fp8 may change, in the same measure: the demo's model moves by 0.013, BERT-base with random weights by 0.07, and
 # what is scaled wrongly by 0.5 and more.
@@ -65,17 +65,14 @@ class Model:
         check_fp8(config.fp8, checkpoint.model_type, self.dtype)
         self.tokenizer = load_tokenizer(checkpoint)
         self._task = task
-        self._module = _load(checkpoint, task, self.dtype).to(self.device)
-        _check_vocabulary(checkpoint, self.tokenizer, self._module)
-        is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
-        on_cpu = (self.device, self.dtype) == ("cpu", "bfloat16")
-        is_fused = config.fused and not config.fp8 and on_cpu and not is_foreign and fused.is_available()
-        if is_fused:
-            fused.fuse(self._module)
-        self._attend = fused.attend if is_fused else None
+        self._module = load_module(checkpoint, task, _DTYPES[self.dtype]).to(self.device)
+        check_vocabulary(checkpoint, self.tokenizer, self._module)
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.
         self._pad_token_id = 0 if pad_token_id is None else int(pad_token_id)
+        is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
+        self.is_fused = config.fused and not is_foreign and self._fuse(checkpoint, is_fp8=config.fp8)
+        self._attend = fused.attend if self.is_fused and self.device == "cpu" else None
         self.is_packed = resolve_packed(config.packed, checkpoint.model_type, self.device, self.dtype)
         if self.is_packed:
             budget = config.max_batch_tokens or MAX_BATCH_TOKENS["cuda"]
@@ -146,12 +143,42 @@ class Model:
         # From pinned memory the copy takes its turn behind the kernels that run, and the host goes on.
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else tensor
 
+    def _fuse(self, checkpoint: Checkpoint, *, is_fp8: bool) -> bool:
+        """Put faster kernels in place where there are some; on a GPU they stay if they are seen to say the same."""
+        if self.dtype == "float32" or (self.device == "cpu" and is_fp8):
+            return False
+        if self.device == "cpu":
+            is_possible = self.dtype == "bfloat16" and fused.is_available()
+            if is_possible:
+                fused.fuse(self._module)
+            return is_possible
+        if self._module.config.is_encoder_decoder:  # T5's norms are others
+            return False
+        sequences, order = self._tried_sequences(checkpoint)
+        with torch.inference_mode():
+            batch = self._padded(sequences, order)
+            expected = self._probe(batch)
+            allowed = self._allowed(sequences, order, expected)
+            fused_gpu.fuse(self._module, with_gelu=not is_fp8)
+            try:
+                error = _difference(self._probe(batch), expected)
+            except fused_gpu.failures() as failure:
+                reason = f"do not run ({type(failure).__name__}: {failure})"
+            else:
+                if error <= allowed:
+                    return True
+                reason = f"differ by {error:.1e}"
+        self._module = load_module(checkpoint, self._task, _DTYPES[self.dtype]).to(self.device)
+        logger.warning("model.fused: with this checkpoint, faster kernels %s; torch's own are used", reason)
+        return False
+
     def _packs_rightly(self, checkpoint: Checkpoint) -> bool:
         """Try it on a few sequences, and leave attention as it was where padding says something else."""
         sequences, order = self._tried_sequences(checkpoint)
         usual = self._module.config._attn_implementation  # noqa: SLF001 - there is no public name for it
         with torch.inference_mode():
             expected = self._probe(self._padded(sequences, order))
+            allowed = self._allowed(sequences, order, expected)
             try:
                 self._module.set_attn_implementation(PACKED)
                 found = self._probe(self._packed(sequences, order))
@@ -159,7 +186,7 @@ class Model:
                 reason = f"do not run ({type(failure).__name__}: {failure})"
             else:
                 error = _difference(found, expected)
-                if error <= _TOLERANCES[self.dtype]:
+                if error <= allowed:
                     return True
                 reason = f"differ by {error:.1e}"
         self._module.set_attn_implementation(usual)
@@ -194,6 +221,12 @@ class Model:
         ids = np.random.default_rng(0).integers(self._module.config.vocab_size, size=offsets[-1], dtype=np.int32)
         return Sequences(ids=ids, features={}, offsets=offsets, row_index=order), order
 
+    def _allowed(self, sequences: Sequences, order: NDArray[np.int64], together: list[torch.Tensor]) -> float:
+        """By how much kernels may differ: the precision's tolerance, or what the model differs by from itself."""
+        alone = [self._probe(self._padded(sequences, order[i : i + 1])) for i in range(len(order))]
+        noise = _difference([torch.cat(values) for values in zip(*alone, strict=True)], together)
+        return min(max(_TOLERANCES[self.dtype], 2 * noise), _TOO_MUCH)
+
     def _probe(self, batch: Batch) -> list[torch.Tensor]:
         """What the base model and a head over sequences give."""
         values = [batch.of_tokens(self._module.base_model(**batch.inputs).last_hidden_state)]
@@ -213,73 +246,3 @@ def _difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> floa
     return float(
         np.max([float((one - other).norm() / other.norm()) for one, other in zip(found, expected, strict=True)])
     )
-
-
-def _load(checkpoint: Checkpoint, task: Task, dtype: str) -> Any:
-    module, info = _from_pretrained(checkpoint, task.auto_class, _DTYPES[dtype])
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    lacking = [key for key in lacking if not key.startswith(task.unused_weights)]
-    if lacking:
-        msg = (
-            f"model.name: {checkpoint.path} has no trained weights for {', '.join(lacking[:5])}, which "
-            f"{task.auto_class} needs; choose a checkpoint that was trained for the task"
-        )
-        raise ModelError(msg)
-    labels = tuple(str(module.config.id2label[i]) for i in range(module.config.num_labels))
-    if labels != checkpoint.labels:
-        msg = f"model.name: {checkpoint.path} loads with the labels {labels}, its config.json says {checkpoint.labels}"
-        raise ModelError(msg)
-    _cast_strays(module, _DTYPES[dtype])
-    return module.eval()
-
-
-def _check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, module: Any) -> None:
-    """Refuse ids without an embedding: on a GPU one of them would take its process along.
-
-    The embedding may be longer: T5's is padded to 32,128 rows for 32,100 tokens, DeBERTa-v3's to 128,100 for 128,001.
-    """
-    try:
-        weight = getattr(module.get_input_embeddings(), "weight", None)
-    except NotImplementedError:  # a model of the checkpoint's own code need not say
-        return
-    num_ids = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
-    if weight is not None and num_ids > len(weight):
-        msg = (
-            f"model.name: the tokenizer of {checkpoint.path} has ids up to {num_ids - 1:,}, its model has embeddings "
-            f"for {len(weight):,}; they are not of one checkpoint, or resize_token_embeddings was forgotten"
-        )
-        raise ModelError(msg)
-
-
-def _from_pretrained(checkpoint: Checkpoint, auto_class: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    classes = ("AutoConfig", auto_class)
-    own = import_code(checkpoint.path, checkpoint.code, classes) if checkpoint.trusts_code else {}
-    what = f"model.name: {checkpoint.path} does not load as {auto_class}"
-    with guarded(what, runs_code=checkpoint.trusts_code):
-        try:
-            config = {"config": own["AutoConfig"].from_pretrained(checkpoint.path)} if "AutoConfig" in own else {}
-            module, info = own.get(auto_class, getattr(transformers, auto_class)).from_pretrained(
-                checkpoint.path,
-                **config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=checkpoint.trusts_code,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            msg = f"{what} ({reason}){advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)}"
-            raise ModelError(msg) from error
-    return module, info
-
-
-def _cast_strays(module: Any, dtype: torch.dtype) -> None:
-    """Cast parameters that loading left in float32 by mistake, not by a family's wish.
-
-    DeBERTa makes `q_bias` and `v_bias` in float32 whatever is asked for, and then multiplies them with the rest
-    (transformers 5.23, modeling_deberta.py:160); T5 keeps `wo` in float32 on purpose, lest float16 overflows.
-    """
-    if not module._keep_in_fp32_modules:  # noqa: SLF001 - there is no public name for it
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)

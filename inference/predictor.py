@@ -21,6 +21,7 @@ from inference.collected import Collected, Values
 from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, TOKEN_COLUMNS, accounting_fields, error_column, scatter
 from inference.config import ModelConfig, TaskConfig
 from inference.copies import Arrived, Copies
+from inference.escalation import check_bounds
 from inference.hardware import MAX_BATCH_TOKENS
 from inference.isolation import isolate, loses_device
 from inference.model import Model
@@ -47,8 +48,10 @@ class Predictor:
 
         Raises:
             ModelError: the checkpoint cannot be used.
-            ConfigError: the task or one of its options does not exist or does not fit.
+            ConfigError: the task or one of its options does not exist or does not fit; or rows of a low confidence
+                are to go on to another model, which is what a `Cascade` does.
         """
+        check_bounds([model])
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         checkpoint = open_checkpoint(model)

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import tokenizers
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer
 
 from inference.checkpoint import Checkpoint, open_checkpoint
@@ -61,6 +64,14 @@ class Tokenizer:
         cuts_end = self._task.long_text is LongText.TRUNCATE and tokenizer.truncation_side == "right"
         self._cuts_first = model.precut and cuts_end and is_local(self._whole.to_str())
         self._deduplicates = model.deduplicate
+        # tokenizers 0.23.2 says of nothing that it was cut, which would be a silent loss.
+        self._is_blind = not _tells_what_is_cut()
+        if self._is_blind and self._task.long_text is LongText.WINDOW:
+            msg = (
+                f"task.options.long_text: tokenizers {tokenizers.__version__} gives no window but the first; install "
+                "another version of it (0.23.3 gives all)"
+            )
+            raise ConfigError(msg)
         # Tokens of a pair's text that is not cut must leave more than the overlap for the other one.
         self._room = self._max_length - self._whole.num_special_tokens_to_add(is_pair=True) - stride
         self._uses_type_ids = "token_type_ids" in tokenizer.model_input_names
@@ -163,7 +174,7 @@ class Tokenizer:
         if min(lengths) > 0 and max(lengths) < self._max_length:
             columns.add(rows, encodings)
         else:
-            columns.add(*self._unfold(rows, encodings, columns))
+            columns.add(*self._unfold(rows, inputs, encodings, columns))
 
     def _beginnings(self, texts: Sequence[TextInput]) -> dict[int, Encoding]:
         """The encodings of long texts of which the beginning is enough; see `inference.precut`."""
@@ -180,11 +191,11 @@ class Tokenizer:
         }
 
     def _unfold(
-        self, rows: Sequence[int], encodings: Sequence[Encoding], columns: TokenColumns
+        self, rows: Sequence[int], inputs: Sequence[TextInput], encodings: Sequence[Encoding], columns: TokenColumns
     ) -> tuple[list[int], list[Encoding]]:
         """Each input's sequences, or the first of them when it is truncated."""
         unfolded: list[tuple[int, Encoding]] = []
-        for row, encoding in zip(rows, encodings, strict=True):
+        for row, item, encoding in zip(rows, inputs, encodings, strict=True):
             if not len(encoding):  # only a tokenizer without special tokens
                 columns.errors[row] = "InputError: the text has no tokens"
                 continue
@@ -192,7 +203,7 @@ class Tokenizer:
             if len(encoding) < self._max_length:
                 continue
             overflowing = encoding.overflowing  # a copy of every window each time
-            if not overflowing:
+            if not overflowing and not (self._is_blind and self._is_too_long(item)):
                 continue
             if self._task.long_text is LongText.WINDOW:
                 unfolded += [(row, window) for window in overflowing]
@@ -224,8 +235,16 @@ class Tokenizer:
                 fitting.append((row, item))
         return [row for row, _ in fitting], [item for _, item in fitting]
 
-    def _is_too_long(self, pair: tuple[str, str]) -> bool:
-        return len(self._whole.encode(*pair)) > self._max_length
+    def _is_too_long(self, item: TextInput) -> bool:
+        (encoding,) = self._whole.encode_batch_fast([item], is_pretokenized=isinstance(item, list))
+        return len(encoding) > self._max_length
+
+
+def _tells_what_is_cut() -> bool:
+    backend = Backend(WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - no password
+    backend.pre_tokenizer = Whitespace()
+    backend.enable_truncation(1)
+    return [window.ids for window in backend.encode("a a a").overflowing] == [[0], [0]]
 
 
 def _values(column: pa.ChunkedArray, errors: dict[int, str]) -> list[Any]:

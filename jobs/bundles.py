@@ -34,6 +34,8 @@ class Carried:
     split: Split
     rows: pa.Table | None = None
     error: str | None = None
+    seconds: tuple[float, ...] = ()
+    """What the stages behind it took, in their order."""
 
 
 def size_of_bundles(num_splits: int, num_actors: int) -> int:
@@ -102,11 +104,11 @@ def unpack(row: pa.Table) -> list[Carried]:
     """What was packed; the rows are not copied, they lie in the row's buffers."""
     streams: Any = row.column("rows")[0].values if "rows" in row.column_names else None
     carried = []
-    for i, (values, has_rows, error) in enumerate(json.loads(str(row.column("bundle")[0]))):
+    for i, (values, has_rows, error, seconds) in enumerate(json.loads(str(row.column("bundle")[0]))):
         rows = pa.ipc.open_stream(streams[i].as_buffer()).read_all() if has_rows else None
-        carried.append(Carried(Split(**dict(zip(_FIELDS, values, strict=True))), rows, error))
+        carried.append(Carried(Split(**dict(zip(_FIELDS, values, strict=True))), rows, error, tuple(seconds)))
     return carried
 
 
 def _head(item: Carried) -> object:
-    return [getattr(item.split, name) for name in _FIELDS], item.rows is not None, item.error
+    return [getattr(item.split, name) for name in _FIELDS], item.rows is not None, item.error, item.seconds

@@ -1,20 +1,25 @@
 """The command line: parse, call, print.
 
 Exit status 0 done, 1 the job failed, 2 the request is wrong, 3 stopped before all was done.
+
+What a command needs is imported in it, so that the shell's completion and --help need no pyarrow: a quarter
+of a second instead of a whole one.
 """
 
 import json
 import logging
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inference.errors import JobError, ShardlabelError
-from jobs import cli_after, cli_before
+from jobs import cli_after, cli_before, cli_relabel
 from jobs.cli_options import (
+    STOPPED_STATUS,
     Address,
     Debug,
     JobFile,
@@ -26,30 +31,35 @@ from jobs.cli_options import (
     joined,
     quiet_libraries,
 )
-from jobs.cli_text import describe, stopped, summary
+from jobs.completion import mend_bash_words
 from jobs.config import load_job
 from jobs.logs import LogFormat
-from jobs.progress import RunProgress
-from jobs.run import run_job
-from jobs.status import read_status
 from jobs.stopping import Stop, Stopped
-
-STOPPED_STATUS = 3
-"""The others belong to the errors; see inference/errors.py."""
 
 _log = logging.getLogger(__name__)
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(cli_before.app)
-app.add_typer(cli_after.app)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+work = typer.Typer()
+"""Commands that run a job, or look at one that runs."""
+
+
+def _show_version(is_wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if is_wanted:
+        print(f"shardlabel {version('shardlabel')}")
+        raise typer.Exit
 
 
 @app.callback()
-def shardlabel() -> None:
+def shardlabel(
+    *,
+    is_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Label text at cluster scale: Parquet shards in, predictions out, exactly once."""
 
 
-@app.command()
+@work.command()
 def run(  # noqa: PLR0913 - a command's options
     job_file: JobFile,
     overrides: Overrides = None,
@@ -69,7 +79,7 @@ def run(  # noqa: PLR0913 - a command's options
     _run(job_file, joined(overrides, address), printer, Stop(max_seconds), prune=prune)
 
 
-@app.command()
+@work.command()
 def retry(  # noqa: PLR0913 - a command's options
     job_file: JobFile,
     overrides: Overrides = None,
@@ -88,7 +98,7 @@ def retry(  # noqa: PLR0913 - a command's options
     _run(job_file, joined(overrides, address), printer, Stop(max_seconds), retry_failed=True)
 
 
-@app.command()
+@work.command()
 def status(
     output: Annotated[str, typer.Argument(metavar="OUT", help="The output.path of a job.")],
     *,
@@ -100,6 +110,9 @@ def status(
 
     Example: shardlabel status build/demo/labels
     """
+    from jobs.cli_text import describe
+    from jobs.status import read_status
+
     printer = Printer(log_format, as_json=as_json, debug=debug)
     try:
         found = read_status(output)
@@ -109,13 +122,16 @@ def status(
 
 
 def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **how: bool) -> None:
+    from jobs.cli_text import failed_shards, stopped, summary
+    from jobs.progress import RunProgress
+    from jobs.run import run_job
+
     quiet_libraries()
     try:
         with stop.listening(), RunProgress(printer.console, is_live=printer.is_live) as progress:
             with stop.at_once():
                 job = load_job(job_file, overrides)
-            if job.model.trust_remote_code:
-                name = job.model.name
+            for name in [model.name for model in job.models if model.trust_remote_code]:
                 _log.warning("model.trust_remote_code: code that comes with %s runs with all your rights", name)
             report = run_job(job, progress.start, progress.add, stop=stop, **how)
     except ShardlabelError as error:
@@ -126,8 +142,18 @@ def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **h
     if report.stopped:
         printer.end(stopped(report), STOPPED_STATUS)
     if report.failed_shards:
-        names = ", ".join(f"{name} ({reason})" for name, reason in report.failed_shards.items())
-        printer.fail(JobError(f"could not be read: {names}; everything else is done"))
+        printer.fail(JobError(failed_shards(report)))
+
+
+for panel, parts in {
+    "Before a run": (cli_before.app,),
+    "Run": (work,),
+    "After a run": (cli_after.app, cli_relabel.app),
+}.items():
+    for part in parts:
+        for command in part.registered_commands:
+            command.rich_help_panel = panel
+        app.add_typer(part)
 
 
 def main() -> None:
@@ -137,6 +163,7 @@ def main() -> None:
     (SIGABRT) when their work was done: what is left of a process then are threads of C++ libraries, while schedulers go
     by the exit status.
     """
+    mend_bash_words()
     try:
         app(prog_name="shardlabel")
     except SystemExit as ended:

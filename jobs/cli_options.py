@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 
 from inference.errors import ShardlabelError
+from jobs.completion import complete_override
 from jobs.logs import LogFormat, start_logging
 
 _log = logging.getLogger(__name__)
@@ -25,14 +25,23 @@ MaxSeconds = Annotated[
     float | None,
     typer.Option("--max-seconds", min=0, help="Begin no split after so many seconds; exit status 3 if some are left."),
 ]
-JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; see the README for its keys.")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job; `shardlabel init` writes one.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, as in model.max_length=128.")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Replace values, as in model.max_length=128.",
+        autocompletion=complete_override,
+    ),
 ]
 Address = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT", help="Join this Ray cluster, or auto: run.address."),
 ]
+
+
+STOPPED_STATUS = 3
+"""The others belong to the errors; see inference/errors.py."""
 
 
 class Printer:
@@ -68,6 +77,8 @@ def joined(overrides: list[str] | None, address: str | None = None) -> list[str]
 
 def quiet_libraries() -> None:
     """Each library would otherwise draw its own bars between our lines; workers inherit the environment."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     disable_progress_bars()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,30 +1,82 @@
 """What the command line prints for people."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 from jobs.report import RunReport
 from jobs.status import OutputStatus
 
 _NUM_NAMES = 3
+_NUM_LABELS = 5
+
+# A terminal has 80 columns, and 13 of them stand before the longest thing that is cut.
+_WIDTH = 66
+_LABEL_WIDTH = 30
+
+_REPORT = "_shardlabel/report.json"
 
 
-def summary(report: RunReport, *, is_pruned: bool) -> str:
-    """What a run says in the end."""
+def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | None = None) -> str:
+    """What a run says in the end: at most 24 lines of 80 characters, unless names of paths need more.
+
+    Args:
+        report: of the run.
+        is_pruned: whether parts of vanished shards were to be removed.
+        labels: rows of each label, where they are known.
+    """
     rows = f"{report.num_rows:,} ({report.new_rows:,} in this run)"
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
     lines = [
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
+        *_escalated(report),
+        *(f"             {_short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_NAMES]),
         f"speed      {speed if report.new_rows else 'nothing to do'}",
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
+        *_label_lines(labels or {}),
     ]
     if report.vanished_shards:
-        names = ", ".join(
-            [*report.vanished_shards[:_NUM_NAMES], *(["…"] if report.vanished_shards[_NUM_NAMES:] else [])]
-        )
         what = "their parts were removed" if is_pruned else "their parts are still there, --prune removes them"
-        lines.append(f"vanished   {len(report.vanished_shards):,} shards ({names}); {what}")
+        lines.append(f"vanished   {len(report.vanished_shards):,} shards ({_few(report.vanished_shards)}); {what}")
+    if report.stopped is None:
+        lines.append(f"report     {report.output.rstrip('/')}/{_REPORT}")
+    if report.num_failed:
+        lines.append("next       mend what the column `error` says, then: shardlabel retry JOB.yaml")
     return "\n".join(lines)
+
+
+def _escalated(report: RunReport) -> list[str]:
+    """How many rows each model but the first was shown."""
+    shares = [f"{number:,} ({number / max(report.num_rows, 1):.1%})" for number in report.num_escalated]
+    return [f"escalated  {', then '.join(shares)}"] if shares else []
+
+
+def _label_lines(labels: Mapping[str, int]) -> list[str]:
+    """The commonest labels, and how many others there are."""
+    total = sum(labels.values())
+    top = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_NUM_LABELS]
+    lines = [f"{_short(name, _LABEL_WIDTH):{_LABEL_WIDTH}} {count:>14,} {count / total:>6.1%}" for name, count in top]
+    if others := len(labels) - len(top):
+        left = total - sum(count for _, count in top)
+        lines.append(f"{f'{others:,} other labels':{_LABEL_WIDTH}} {left:>14,} {left / total:>6.1%}")
+    return [f"{'labels' if i == 0 else '':10} {line}" for i, line in enumerate(lines)]
+
+
+def _short(text: str, width: int = _WIDTH) -> str:
+    """A text on one line that is not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*(_short(name) for name in names[:_NUM_NAMES]), *(["…"] if names[_NUM_NAMES:] else [])])
+
+
+def failed_shards(report: RunReport) -> str:
+    """Which shards could not be read, and why: all of them are in the report."""
+    found = [f"{name} ({reason})" for name, reason in report.failed_shards.items()]
+    others = f" and {len(found) - _NUM_NAMES:,} others" if found[_NUM_NAMES:] else ""
+    return f"could not be read: {', '.join(found[:_NUM_NAMES])}{others}; everything else is done"
 
 
 def stopped(report: RunReport) -> str:
@@ -38,7 +90,7 @@ def describe(found: OutputStatus) -> str:
     software = ", ".join(
         f"{name} {number}" for made in found.provenance[:1] for name, number in made["software"].items() if number
     )
-    models = [made["model"] for made in found.provenance[:1]]
+    models = [model for made in found.provenance[:1] for model in (made["model"], *made.get("later_models", ()))]
     lines = [
         f"{'complete' if found.is_complete else 'not complete: run the job again'}",
         f"parts      {found.num_parts:,}",
@@ -50,6 +102,11 @@ def describe(found: OutputStatus) -> str:
             for model in models
         ),
         *([f"software   {software}"] if software else []),
+        *(
+            f"relabelled from job {step['fingerprint']}"
+            for made in found.provenance[:1]
+            for step in made.get("relabelled_from", [])
+        ),
         f"job        {found.fingerprint}",
         *(f"             {key}: {json.dumps(value)}" for key, value in found.job.items() if value is not None),
     ]

@@ -4,10 +4,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 
 from inference.config import Frozen, ModelConfig, TaskConfig
 from inference.errors import ConfigError
+from inference.escalation import check_bounds
 from inference.explain import explain_validation_error
 
 
@@ -16,12 +26,27 @@ def _as_tuple(value: Any) -> Any:
 
 
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+Paths = Annotated[tuple[PathText, ...], Field(min_length=1)]
+
+
+_SEVERAL = TypeAdapter(tuple[ModelConfig, ...])
+
+
+def _one_or_several(value: Any, _: Any) -> ModelConfig | tuple[ModelConfig, ...]:
+    """A mapping, or a list of them; only that which it is, lest pydantic says what is wrong with it as the other."""
+    is_list = isinstance(value, list | tuple)
+    models = _SEVERAL.validate_python(value) if is_list else (ModelConfig.model_validate(value),)
+    if not models:
+        msg = "a list of models needs at least one"
+        raise ValueError(msg)
+    check_bounds(models)
+    return models if len(models) > 1 else models[0]
 
 
 class InputConfig(Frozen):
     """Which shards to read."""
 
-    path: Annotated[tuple[PathText, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    path: Annotated[Paths, BeforeValidator(_as_tuple, json_schema_input_type=PathText | Paths)]
     """Files, directories or globs; local, or any URI of pyarrow.fs (s3://, gs://, …)."""
     columns: dict[str, str] = Field(default_factory=dict)
     """What the task calls a column -> its name in the shards; default: the same name."""
@@ -44,6 +69,7 @@ class TaskSection(Frozen):
     """What the model does."""
 
     name: str = "text-classification"
+    """Its Hugging Face name."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The task's own options."""
 
@@ -93,9 +119,15 @@ class JobConfig(Frozen):
 
     input: InputConfig
     output: OutputConfig
-    model: ModelConfig
+    model: Annotated[ModelConfig | tuple[ModelConfig, ...], WrapValidator(_one_or_several)]
+    """One, or a list of several, the cheapest first: see `inference/cascade.py`."""
     task: TaskSection = TaskSection()
     run: RunConfig = RunConfig()
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """One, or several in the order in which a row is shown to them."""
+        return self.model if isinstance(self.model, tuple) else (self.model,)
 
     @property
     def task_config(self) -> TaskConfig:
@@ -143,26 +175,50 @@ def load_job(path: Path, overrides: list[str]) -> JobConfig:
     Raises:
         ConfigError: no such file, not YAML, an unknown key or a wrong value.
     """
-    try:
-        content = _parse(path.read_text())
-    except OSError as error:
-        msg = f"{path}: cannot read the job file ({error.strerror}); give the path of a JOB.yaml"
-        raise ConfigError(msg) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path}: not YAML ({' '.join(str(error).split())})"
-        raise ConfigError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path}: holds {type(content).__name__}, expected a mapping with the keys input, output and model"
-        raise ConfigError(msg)
+    content = read_yaml(path, "job", "input, output and model")
     for override in overrides:
-        content = _apply(content, override)
+        content = apply_override(content, override)
+    return check_job(content)
+
+
+def check_job(content: Any) -> JobConfig:
+    """The job that a file's content describes.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
     try:
         return JobConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(explain_validation_error(error, JobConfig)) from error
 
 
-def _apply(content: dict[Any, Any], override: str) -> dict[Any, Any]:
+def read_yaml(path: Path, what: str, keys: str) -> dict[Any, Any]:
+    """The mapping in a YAML file of the user.
+
+    Args:
+        path: of the file.
+        what: the file is called by, as in "the job file".
+        keys: that it may have.
+
+    Raises:
+        ConfigError: no such file, not YAML, or no mapping.
+    """
+    try:
+        content = _parse(path.read_text())
+    except OSError as error:
+        msg = f"{path}: cannot read the {what} file ({error.strerror}); give the path of a YAML file"
+        raise ConfigError(msg) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path}: not YAML ({' '.join(str(error).split())})"
+        raise ConfigError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: holds {type(content).__name__}, expected a mapping with the keys {keys}"
+        raise ConfigError(msg)
+    return content
+
+
+def apply_override(content: dict[Any, Any], override: str) -> dict[Any, Any]:
     """A copy of `content` with one value replaced."""
     key, separator, value = override.partition("=")
     if not separator or not key:
@@ -173,10 +229,24 @@ def _apply(content: dict[Any, Any], override: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         msg = f"{override!r}: the value is not YAML ({' '.join(str(error).split())})"
         raise ConfigError(msg) from error
-    return _replaced(content, key.split("."), parsed)
+    try:
+        replaced: dict[Any, Any] = _replaced(content, key.split("."), parsed)
+    except IndexError as error:
+        msg = f"{override!r}: {error}"
+        raise ConfigError(msg) from error
+    return replaced
 
 
-def _replaced(content: Any, path: list[str], value: Any) -> dict[Any, Any]:
+def _replaced(content: Any, path: list[str], value: Any) -> Any:
+    """A copy with the value at a path replaced; a list has numbers, a mapping has keys, and nothing else has any."""
+    if not path:
+        return value
+    step, *rest = path
+    if isinstance(content, list):
+        if not step.isdecimal() or int(step) >= len(content):
+            msg = f"a list of {len(content)} needs the number of an item, from 0, where {step!r} stands"
+            raise IndexError(msg)
+        return [_replaced(item, rest, value) if i == int(step) else item for i, item in enumerate(content)]
     section = dict(content) if isinstance(content, dict) else {}
-    section[path[0]] = _replaced(section.get(path[0]), path[1:], value) if len(path) > 1 else value
+    section[step] = _replaced(section.get(step), rest, value)
     return section

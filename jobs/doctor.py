@@ -5,6 +5,7 @@ error hides no other: each check runs that has what it needs.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,20 +46,21 @@ def examine(job: JobConfig, *, runs_forward: bool = False) -> Diagnosis:
         job: which parsed.
         runs_forward: also load the weights and label the first rows in this process.
     """
-    notes = Notes()
-    notes.ok("job", f"{job.task.name} with {job.model.name}, {job.run.executor} executor")
-    patient = examine_model(job, notes)
-    source = examine_input(job, patient, notes)
+    notes, names = Notes(), " then ".join(model.name for model in job.models)
+    notes.ok("job", f"{job.task.name} with {names}, {job.run.executor} executor")
+    alone = [model.model_copy(update={"escalate_below": None}) for model in job.models]
+    patients = [examine_model(job, model, notes) for model in alone]
+    source = examine_input(job, patients[0], notes)
     is_apart = notes.attempt("output", lambda: _is_apart(job, source))
-    plan = _plan(job, patient, source, notes)
+    plan = _plan(job, patients, source, notes)
     examine_output(job, plan, source, notes, is_apart=bool(is_apart))
     ground = _examine_ground(job, plan, notes)
     if ground is None:
         notes.skip("actors", "what the Predictors would get is known when the cluster answers")
     else:
-        examine_resources(job, patient, ground, notes)
+        examine_resources(job, patients, ground, notes)
     if runs_forward:
-        try_forward(job, patient, source.sample, notes)
+        try_forward(job, patients, source.sample, notes)
     return Diagnosis(findings=notes.findings)
 
 
@@ -67,12 +69,13 @@ def _is_apart(job: JobConfig, source: Source) -> bool:
     return True
 
 
-def _plan(job: JobConfig, patient: Patient, source: Source, notes: Notes) -> Plan | None:
+def _plan(job: JobConfig, patients: Sequence[Patient], source: Source, notes: Notes) -> Plan | None:
     """The plan of the run, which says of what job an output would be; None when the request has errors."""
-    checkpoint, task = patient.checkpoint, patient.task
-    if checkpoint is None or task is None or not patient.is_whole or not source.shards:
+    checkpoints = [patient.checkpoint for patient in patients if patient.checkpoint is not None]
+    tasks = [patient.task for patient in patients if patient.task is not None and patient.is_whole]
+    if not len(checkpoints) == len(tasks) == len(patients) or not source.shards:
         return None
-    return notes.attempt("plan", lambda: plan_over(job, checkpoint, task, source.shards))
+    return notes.attempt("plan", lambda: plan_over(job, checkpoints, tasks, source.shards))
 
 
 def _examine_ground(job: JobConfig, plan: Plan | None, notes: Notes) -> Ground | None:

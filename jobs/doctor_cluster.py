@@ -6,7 +6,7 @@ from inference.findings import Notes
 from jobs.cluster import connected
 from jobs.config import JobConfig
 from jobs.doctor_machine import Ground
-from jobs.nodes import check_nodes, list_nodes, node_software
+from jobs.nodes import check_nodes, expected_checkpoints, list_nodes, node_software
 from jobs.plan import Plan
 from jobs.provenance import software
 
@@ -30,8 +30,8 @@ def _ask(address: str, hook: str | None, plan: Plan | None, notes: Notes) -> Gro
         if plan is None:
             notes.skip("copies", "whether the nodes have the checkpoint is not asked while the request has errors")
         else:
-            model, weights = plan.model, plan.fingerprint["model.weights"]
-            if (known := notes.attempt("copies", lambda: check_nodes(model, weights))) is not None:
+            expected = expected_checkpoints(plan.models, plan.fingerprint)
+            if (known := notes.attempt("copies", lambda: check_nodes(expected))) is not None:
                 who = "every node that answered has" if known else "a hub id at a commit: each node loads"
                 notes.ok("copies", f"{who} the same checkpoint")
     return Ground(nodes=nodes, is_here=False)

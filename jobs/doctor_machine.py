@@ -2,11 +2,12 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from inference.config import Dtype
+from inference.config import Dtype, ModelConfig
 from inference.findings import Notes
 from inference.hardware import (
     Device,
@@ -93,7 +94,7 @@ def judge_store(memory: int | None, shared: int | None, notes: Notes) -> None:
         notes.ok("shared memory", message)
 
 
-def examine_resources(job: JobConfig, patient: Patient, ground: Ground, notes: Notes) -> None:
+def examine_resources(job: JobConfig, patients: Sequence[Patient], ground: Ground, notes: Notes) -> None:
     """Look at what each Predictor would get there."""
     resources = notes.attempt("actors", lambda: resolve_resources(job.run, ground.nodes))
     if resources is None:
@@ -101,16 +102,24 @@ def examine_resources(job: JobConfig, patient: Patient, ground: Ground, notes: N
         return
     _judge_actors(job, resources, ground, notes)
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
-    dtype = resolve_dtype(job.model.dtype, device)
-    if patient.checkpoint is not None:
-        family = patient.checkpoint.model_type
-        notes.attempt("precision", lambda: check_fp8(job.model.fp8, family, dtype))
-        notes.attempt("packed", lambda: resolve_packed(job.model.packed, family, device, dtype))
-    judge_precision(job, device, dtype, notes, is_native=has_native_bfloat16())
-    if patient.weights is not None and ground.is_here:
-        num_bytes = patient.weights.num_values * _VALUE_BYTES[dtype]
+    num_bytes = 0
+    for patient in patients:
+        dtype = _examine_precision(patient, device, notes)
+        num_bytes += 0 if patient.weights is None else patient.weights.num_values * _VALUE_BYTES[dtype]
+    if num_bytes and ground.is_here:
         num_processes = 1 if job.run.executor == "local" else resources.max_actors
         judge_memory(num_bytes, num_processes, device, free_memory(), notes)
+
+
+def _examine_precision(patient: Patient, device: Device, notes: Notes) -> Dtype:
+    model = patient.model
+    dtype = resolve_dtype(model.dtype, device)
+    if patient.checkpoint is not None:
+        family = patient.checkpoint.model_type
+        notes.attempt("precision", lambda: check_fp8(model.fp8, family, dtype))
+        notes.attempt("packed", lambda: resolve_packed(model.packed, family, device, dtype))
+    judge_precision(model, device, dtype, notes, is_native=has_native_bfloat16())
+    return dtype
 
 
 def _judge_actors(job: JobConfig, resources: Resources, ground: Ground, notes: Notes) -> None:
@@ -132,11 +141,11 @@ def _judge_actors(job: JobConfig, resources: Resources, ground: Ground, notes: N
         notes.ok("actors", what)
 
 
-def judge_precision(job: JobConfig, device: Device, dtype: Dtype, notes: Notes, *, is_native: bool) -> None:
+def judge_precision(model: ModelConfig, device: Device, dtype: Dtype, notes: Notes, *, is_native: bool) -> None:
     """Whether the device computes in the precision, and what `auto` has become."""
     where = "a GPU" if device == "cuda" else "this CPU"
-    what = f"auto is {dtype} on {where}" if job.model.dtype == "auto" else f"{dtype} on {where}"
-    if job.model.fp8 and device == "cpu":
+    what = f"auto is {dtype} on {where}" if model.dtype == "auto" else f"{dtype} on {where}"
+    if model.fp8 and device == "cpu":
         notes.warn("precision", f"model.fp8 on {where}", "leave it out: it is for a GPU, and slower here")
     elif device == "cpu" and dtype == "float16":
         message = f"{what}: it is slow there, and values above 65,504 overflow"

@@ -1,6 +1,7 @@
 """The doctor on the checkpoint and the task: does it open, fit the task, load, and say something sensible?"""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ import inference
 from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.checkup import check_code, check_head, check_labels, check_problem_type, check_tokenizer
 from inference.columns import ERROR
-from inference.config import TaskConfig
+from inference.config import ModelConfig, TaskConfig
 from inference.errors import ShardlabelError
 from inference.findings import Notes
 from inference.hook import Hook
@@ -31,6 +32,8 @@ _NUM_SHOWN = 40
 class Patient:
     """What is known of the model; None is what could not be found out."""
 
+    model: ModelConfig
+    """As the job has it."""
     checkpoint: Checkpoint | None = None
     weights: Weights | None = None
     kind: type[Task] | None = None
@@ -39,15 +42,15 @@ class Patient:
     """Whether checkpoint and task are exactly those of the job, and none of it was left out to get further."""
 
 
-def examine_model(job: JobConfig, notes: Notes) -> Patient:
-    """Look at the checkpoint and bind the task to it."""
-    checkpoint = notes.attempt("checkpoint", lambda: open_checkpoint(job.model))
+def examine_model(job: JobConfig, model: ModelConfig, notes: Notes) -> Patient:
+    """Look at the checkpoint of one of the job's models and bind the task to it."""
+    checkpoint = notes.attempt("checkpoint", lambda: open_checkpoint(model))
     opens = checkpoint is not None
-    if checkpoint is None and job.model.max_length is not None:
+    if checkpoint is None and model.max_length is not None:
         with suppress(ShardlabelError):  # noted already, and with the length it was all that is wrong
-            checkpoint = open_checkpoint(job.model.model_copy(update={"max_length": None}))
+            checkpoint = open_checkpoint(model.model_copy(update={"max_length": None}))
     kind = notes.attempt("task", lambda: task_class(job.task.name))
-    weights = _examine_weights(job.model.name, checkpoint, notes) if checkpoint is not None else None
+    weights = _examine_weights(model.name, checkpoint, notes) if checkpoint is not None else None
     config, has_hook = _examine_hook(job.task_config, notes)
     task = _examine_task(kind, config, checkpoint, notes) if kind is not None else None
     if checkpoint is None:
@@ -61,7 +64,9 @@ def examine_model(job: JobConfig, notes: Notes) -> Patient:
         if kind is not None and weights is not None:
             check_head(checkpoint, task or kind, weights, notes)
         check_tokenizer(checkpoint, notes)
-    return Patient(checkpoint=checkpoint, weights=weights, kind=kind, task=task, is_whole=opens and has_hook)
+    return Patient(
+        model=model, checkpoint=checkpoint, weights=weights, kind=kind, task=task, is_whole=opens and has_hook
+    )
 
 
 def _examine_weights(name: str, checkpoint: Checkpoint, notes: Notes) -> Weights | None:
@@ -98,20 +103,25 @@ def _examine_task(kind: type[Task], config: TaskConfig, checkpoint: Checkpoint |
     return task
 
 
-def try_forward(job: JobConfig, patient: Patient, sample: pa.Table | None, notes: Notes) -> None:
+def try_forward(job: JobConfig, patients: Sequence[Patient], sample: pa.Table | None, notes: Notes) -> None:
     """Load the weights and label some rows here, as the run would."""
-    if not patient.is_whole or patient.task is None or sample is None or not len(sample):
+    first = patients[0].task
+    is_whole = all(patient.is_whole and patient.task is not None for patient in patients)
+    if first is None or not is_whole or sample is None or not len(sample):
         notes.skip("forward", "it needs a checkpoint, a task and rows with text")
         return
     if find_spec("torch") is None:
         notes.skip("forward", "torch is not installed here")
         return
-    model, task, rows = job.model, job.task_config, sample.slice(0, NUM_TRIED)
-    labelled = notes.attempt(
-        "forward", lambda: inference.Predictor(model, task)(inference.Tokenizer(model, task)(rows))
-    )
+    models, task, rows = job.models, job.task_config, sample.slice(0, NUM_TRIED)
+
+    def label() -> pa.Table:
+        tokens = inference.Tokenizer(models[0], task)(rows)
+        return (inference.Cascade(models, task) if len(models) > 1 else inference.Predictor(models[0], task))(tokens)
+
+    labelled = notes.attempt("forward", label)
     if labelled is not None:
-        _judge(labelled, patient.task.fields()[0].name, notes)
+        _judge(labelled, first.fields()[0].name, notes)
 
 
 def _judge(labelled: pa.Table, column: str, notes: Notes) -> None:

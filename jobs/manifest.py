@@ -8,15 +8,15 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
 from jobs.footers import Footers, read_footers
 from jobs.listing import find
+from jobs.models import UNSETTLED
 from jobs.parts import PartIdentity, PartRecord, is_torn
-from jobs.plan import Plan
-from jobs.shards import Split
+from jobs.shards import Shard, Split
 from jobs.storage import Location
 
 MANIFEST = "_shardlabel/manifest.json"
@@ -35,6 +35,26 @@ _NUM_KEPT = 12
 
 _BEFORE = {"model.deduplicate": False, "model.fp8": False}
 """What holds of an output that was begun before there was such a key."""
+
+
+class Wanted(Protocol):
+    """What a directory is to hold in the end: a job's plan, or that of a relabelling."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """One part each."""
+
+    @property
+    def bad_shards(self) -> tuple[Shard, ...]:
+        """Shards whose parts stay as they are."""
+
+    @property
+    def output(self) -> Location:
+        """The directory."""
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Of every part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +80,7 @@ class Committed:
         return self.footers.identities
 
 
-def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
+def read_committed(plan: Wanted, *, retry_failed: bool = False) -> Committed:
     """Compare the plan with the output directory.
 
     Args:
@@ -111,7 +131,7 @@ def read_committed(plan: Plan, *, retry_failed: bool = False) -> Committed:
     )
 
 
-def _superfluous(plan: Plan, identities: dict[str, PartIdentity | None]) -> tuple[list[str], dict[str, list[str]]]:
+def _superfluous(plan: Wanted, identities: dict[str, PartIdentity | None]) -> tuple[list[str], dict[str, list[str]]]:
     """Our parts that no split wants: those of shards that were cut otherwise, and those of shards that vanished."""
     shards, parts = {split.shard for split in plan.splits}, {split.part for split in plan.splits}
     unreadable = {shard.name for shard in plan.bad_shards}  # there, but broken now; they may be mended
@@ -140,22 +160,37 @@ def read_fingerprint(output: Location) -> dict[str, Any] | None:
         raise OutputError(msg) from error
 
 
-def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
-    """Check that two fingerprints are one job's; what is left to the hardware is what the first run made of it."""
+def settle(fingerprint: dict[str, Any], existing: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A job's fingerprint beside that of an output or a part.
+
+    Returns:
+        the job's, with what is left to the hardware as the output's first run made it, and in what the two differ.
+    """
     existing = _BEFORE | existing
     resolved = dict(fingerprint)
-    for key, unsettled in {"model.dtype": "auto", "model.max_batch_tokens": None, "model.packed": None}.items():
-        if resolved[key] == unsettled:
+    for key, value in fingerprint.items():
+        name = key.rpartition(".")[2]
+        if key.startswith("model.") and name in UNSETTLED and value == UNSETTLED[name]:
             resolved[key] = existing.get(key)
-    changes = [
+    return resolved, [
         f"{key} was {existing.get(key)!r}, is {resolved.get(key)!r}"
         for key in sorted({*existing, *resolved})
         if existing.get(key) != resolved.get(key)
     ]
+
+
+def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Location) -> dict[str, Any]:
+    """Check that two fingerprints are one job's; see `settle`."""
+    resolved, changes = settle(fingerprint, existing)
     if changes:
         msg = f"output.path: {output} holds the output of another job ({'; '.join(changes)}); give another directory"
         raise FingerprintError(msg)
     return resolved
+
+
+def in_full(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint that was written, with the keys that there were not yet."""
+    return _BEFORE | fingerprint
 
 
 def _claim(output: Location, fingerprint: dict[str, Any]) -> None:

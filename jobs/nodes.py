@@ -1,13 +1,14 @@
 """The nodes of a cluster: what they offer, and whether each has the job's checkpoint, asked before one is loaded."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ModelError, ShardlabelError
+from jobs.models import prefixes
 from jobs.provenance import software
 from jobs.resources import Node, available_cpus
 from jobs.stopping import POLL_SECONDS
@@ -16,6 +17,9 @@ from jobs.stopping import POLL_SECONDS
 _ANSWER_SECONDS = 300.0
 
 _NUM_NAMES = 3
+
+Expected = tuple[tuple[ModelConfig, str], ...]
+"""The job's models, each a folder, or a hub id with its commit; and the `weights_digest` of this node's copies."""
 
 
 def list_nodes() -> list[Node]:
@@ -33,28 +37,33 @@ def list_nodes() -> list[Node]:
     return nodes
 
 
-def check_nodes(model: ModelConfig, weights: str, is_to_end: Callable[[], bool] = lambda: False) -> frozenset[str]:
-    """Compare the checkpoint of every other node with this one's: all nodes at once, one task each.
+def expected_checkpoints(models: Sequence[ModelConfig], fingerprint: dict[str, Any]) -> Expected:
+    """What the nodes should have for a job of these models, with the weights that its fingerprint names."""
+    names = prefixes(len(models))
+    return tuple((model, fingerprint[f"{name}.weights"]) for model, name in zip(models, names, strict=True))
+
+
+def check_nodes(expected: Expected, is_to_end: Callable[[], bool] = lambda: False) -> frozenset[str]:
+    """Compare the checkpoints of every other node with this one's: all nodes at once, one task each.
 
     Args:
-        model: a folder, or a hub id with its commit, which says by itself what every node loads.
-        weights: the `weights_digest` of this node's.
+        expected: what they should be; a hub id with its commit says by itself what every node loads.
         is_to_end: asked several times a second; no answer is waited for any longer when it says so.
 
     Returns:
-        The ids of the nodes that have it; one that joins later is looked at by `check_here`.
+        The ids of the nodes that have them; one that joins later is looked at by `check_here`.
 
     Raises:
         ModelError: a node lacks the folder, has something else in it, or cannot run this program.
     """
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    if model.revision is not None:
+    here, folders = ray.get_runtime_context().get_node_id(), _folders(expected)
+    if not folders:
         return frozenset()
     others = [node for node in _living() if node["NodeID"] != here and node["Resources"].keys() & {"CPU", "GPU"}]
     known, wrong = {here}, list[tuple[str, str]]()
-    for node, reason in _ask(others, is_to_end, _look, model.model_dump_json(), weights):
+    for node, reason in _ask(others, is_to_end, _look, folders):
         if reason is None:
             known.add(node["NodeID"])
         else:
@@ -98,7 +107,7 @@ def _ask(
 
 
 @cache
-def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
+def check_here(expected: Expected, known: frozenset[str]) -> None:
     """The same for the node of this worker, unless it was looked at when the run began.
 
     Raises:
@@ -106,21 +115,29 @@ def check_here(model: ModelConfig, weights: str, known: frozenset[str]) -> None:
     """
     import ray
 
-    if model.revision is not None or not ray.is_initialized() or ray.get_runtime_context().get_node_id() in known:
+    folders = _folders(expected)
+    if not folders or not ray.is_initialized() or ray.get_runtime_context().get_node_id() in known:
         return
-    if reason := _look(model.model_dump_json(), weights):
+    if reason := _look(folders):
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         raise ModelError(_sentence([(address, reason)]))
 
 
-def _look(model: str, weights: str) -> str | None:
-    """What is wrong with this node's copy; None is nothing."""
-    config = ModelConfig.model_validate_json(model)
-    try:
-        digest = weights_digest(open_checkpoint(config))
-    except ShardlabelError as error:
-        return str(error)
-    return None if digest == weights else f"has other files in {config.name}"
+def _folders(expected: Expected) -> list[tuple[str, str]]:
+    return [(model.model_dump_json(), weights) for model, weights in expected if model.revision is None]
+
+
+def _look(folders: Iterable[tuple[str, str]]) -> str | None:
+    """What is wrong with this node's copies; None is nothing."""
+    for model, weights in folders:
+        config = ModelConfig.model_validate_json(model)
+        try:
+            digest = weights_digest(open_checkpoint(config))
+        except ShardlabelError as error:
+            return str(error)
+        if digest != weights:
+            return f"has other files in {config.name}"
+    return None
 
 
 def _sentence(wrong: list[tuple[str, str]]) -> str:

@@ -10,13 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inference.columns import ERROR, NUM_TOKENS, TRUNCATED
+from inference.columns import ANSWERED_BY, ERROR, NUM_TOKENS, TRUNCATED
 from jobs import storage
+from jobs.counters import Counters
+from jobs.models import count_models
 from jobs.shards import Split
 from jobs.storage import Location
 from jobs.stores import read_footer
 
 _FOOTER_KEY = b"shardlabel"
+# Apart from the identity, which is read and remembered of every part by every run; these only for a report.
+_COUNTERS_KEY = b"shardlabel.counters"
 
 # Of the errors of failed rows a footer names so many, so long; the rows themselves have them whole.
 _NUM_ERRORS = 5
@@ -35,6 +39,15 @@ class PartRecord:
     errors: dict[str, int] = field(default_factory=dict)
     """The commonest errors of its failed rows, and of how many rows."""
     error: str | None = None
+    num_escalated: list[int] = field(default_factory=list)
+    """Rows that went on to the second model of a job of several, to the third, …"""
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    """What its stages took: `read`, `predict`, `write`. Never in the footer, which is the same in every run."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a footer holds: of a job of one model what it held before there could be several."""
+        left_out = {"seconds"} if self.num_escalated else {"seconds", "num_escalated"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +98,10 @@ def write_part(output: Location, split: Split, table: pa.Table, schema: pa.Schem
         num_truncated=pc.sum(table.column(TRUNCATED)).as_py() or 0,
         num_tokens=pc.sum(table.column(NUM_TOKENS)).as_py() or 0,
         errors=_commonest(table.column(ERROR)),
+        num_escalated=[
+            pc.sum(pc.greater_equal(table.column(ANSWERED_BY), number)).as_py() or 0
+            for number in range(1, count_models(origin.fingerprint))
+        ],
     )
     identity = {
         **dataclasses.asdict(origin),
@@ -94,15 +111,24 @@ def write_part(output: Location, split: Split, table: pa.Table, schema: pa.Schem
         "first_row_group": split.first_row_group,
         "num_row_groups": split.num_row_groups,
         "first_row": split.first_row,
-        "record": dataclasses.asdict(record),
+        "record": record.as_dict(),
     }
-    footer = {_FOOTER_KEY: json.dumps(identity, sort_keys=True).encode()}
     # One chunk per column, so that the bytes do not depend on how the rows travelled.
-    final = table.select(schema.names).cast(schema).combine_chunks().replace_schema_metadata(footer)
+    final = table.select(schema.names).cast(schema).combine_chunks()
+    counters = Counters.of(final, split.part, task_of(origin.fingerprint))
+    final = final.replace_schema_metadata({_FOOTER_KEY: json.dumps(identity, sort_keys=True).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(final, sink, compression="zstd", row_group_size=max(len(table), 1))
+    with pq.ParquetWriter(sink, final.schema, compression="zstd") as writer:
+        writer.write_table(final, row_group_size=max(len(table), 1))
+        # Not in the schema's metadata: of that Arrow writes a second copy.
+        writer.add_key_value_metadata({_COUNTERS_KEY: json.dumps(counters.as_dict(), separators=(",", ":")).encode()})
     storage.write(output.join(split.part), sink.getvalue())
     return record
+
+
+def task_of(fingerprint: dict[str, Any]) -> str | None:
+    """The name of the task whose columns the parts of this fingerprint have."""
+    return fingerprint.get("task.name")
 
 
 def _commonest(errors: pa.ChunkedArray) -> dict[str, int]:
@@ -123,9 +149,31 @@ def read_identity(location: Location, size: int, known: list[dict[str, Any]]) ->
     Raises:
         OutputError: its store does not answer, which says nothing of whose the file is.
     """
+    footer = _read_footer(location, size)
+    return None if footer is None else _identity(footer, known)
+
+
+def read_counters(
+    location: Location, size: int, known: list[dict[str, Any]]
+) -> tuple[PartIdentity, Counters | None] | None:
+    """The identity and the counters in a file's footer; see `read_identity`.
+
+    The counters are None when the part was written before there were any.
+    """
+    footer = _read_footer(location, size)
+    identity = None if footer is None else _identity(footer, known)
+    if footer is None or identity is None:
+        return None
+    try:
+        return identity, Counters.from_dict(json.loads(footer.metadata[_COUNTERS_KEY]), identity.record.part)
+    except (ValueError, TypeError, KeyError):
+        return identity, None
+
+
+def _read_footer(location: Location, size: int) -> pq.FileMetaData | None:
     for _ in range(2):
         with suppress(pa.ArrowException, OSError):
-            return _identity(read_footer(location.filesystem, location.path, size), known)
+            return read_footer(location.filesystem, location.path, size)
         listed, size = size, storage.look(location).size or 0
         if size == listed:
             break
@@ -139,8 +187,13 @@ def parse_part(content: bytes) -> tuple[PartIdentity, pq.ParquetFile] | None:
         file = pq.ParquetFile(pa.BufferReader(content))
     except pa.ArrowException:
         return None
-    identity = _identity(file.metadata, [])
+    identity = identity_of(file.metadata)
     return None if identity is None else (identity, file)
+
+
+def identity_of(footer: pq.FileMetaData) -> PartIdentity | None:
+    """What a footer says of its part; None when it is not one of ours."""
+    return _identity(footer, [])
 
 
 def _identity(metadata: pq.FileMetaData, known: list[dict[str, Any]]) -> PartIdentity | None:

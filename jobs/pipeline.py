@@ -7,6 +7,7 @@ in-process twin calls the same four functions.
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -54,11 +55,15 @@ class LocalExecutor:
             predictor = work.load_predictor()
 
         def process(split: Split) -> PartRecord:
+            started = time.perf_counter()
             try:
                 table = read_split(split, work.read_schema)
             except InputError as error:
                 return PartRecord(part=split.part, error=str(error))
-            return write_split(split, predictor(tokenizer(table)), work)
+            tokens = tokenizer(table)
+            tokenized = time.perf_counter()
+            labelled = predictor(tokens)
+            return write_split(split, labelled, work, (tokenized - started, time.perf_counter() - tokenized))
 
         pool = ThreadPoolExecutor(work.resources.max_actors)
         try:
@@ -96,8 +101,7 @@ class RayExecutor:
         """Yield the record of every split, in the order in which they are done."""
         import ray.data
 
-        weights = work.origin.fingerprint["model.weights"]
-        known = check_nodes(work.model, weights, lambda: self._stop.reason is not None)
+        known = check_nodes(work.checkpoints, lambda: self._stop.reason is not None)
         if self._stop.reason is not None:
             return
         work = dataclasses.replace(work, known_nodes=known)

@@ -6,16 +6,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from inference.checkpoint import Checkpoint, open_checkpoint, weights_digest
+from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError
+from inference.escalation import check_models
 from inference.hardware import check_fp8
 from inference.packing import resolve_packed
-from inference.remote_code import code_digest
 from inference.tasks import load_task, text_columns
 from inference.tasks.base import Task
 from jobs.config import JobConfig
+from jobs.models import identify, located
 from jobs.shards import Shard, Split, cut_all, list_shards, unify
 from jobs.storage import Location, globs, locate, overlap
 
@@ -30,17 +31,29 @@ class Plan:
     splits: tuple[Split, ...]
     bad_shards: tuple[Shard, ...]
     """Shards that are not readable Parquet; they fail alone."""
-    model: ModelConfig
-    """With its folder absolute or its revision resolved to a commit, and its length limit as a number."""
+    models: tuple[ModelConfig, ...]
+    """One, or several in the order in which a row is shown to them; see `jobs.models.located`."""
     task: TaskConfig
     output: Location
     read_schema: pa.Schema
     """The columns read from every shard."""
     output_schema: pa.Schema
     fingerprint: dict[str, Any]
-    """Everything that determines the output; what the hardware decides of `model` may still be unsettled."""
-    model_type: str
-    """The checkpoint's family."""
+    """Everything that determines the output; what the hardware decides of the models may still be unsettled."""
+    model_types: tuple[str, ...]
+    """The families of their checkpoints."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model, for what knows of one alone.
+
+        Raises:
+            ConfigError: there are several.
+        """
+        if len(self.models) > 1:
+            msg = f"model: a list of {len(self.models)} models, and one alone can be used here; give it as a mapping"
+            raise ConfigError(msg)
+        return self.models[0]
 
 
 def make_plan(job: JobConfig) -> Plan:
@@ -49,64 +62,56 @@ def make_plan(job: JobConfig) -> Plan:
     Raises:
         ShardlabelError: the request is wrong; see the subclasses for what can be.
     """
-    checkpoint = open_checkpoint(job.model)
-    task = load_task(job.task_config, checkpoint)
-    resolve_packed(job.model.packed, checkpoint.model_type, "cpu", job.model.dtype)  # refused before anything is read
-    check_fp8(job.model.fp8, checkpoint.model_type, job.model.dtype)
+    checkpoints = [open_checkpoint(model) for model in job.models]
+    tasks = [load_task(job.task_config, checkpoint) for checkpoint in checkpoints]
+    for model, checkpoint in zip(job.models, checkpoints, strict=True):  # refused before anything is read
+        resolve_packed(model.packed, checkpoint.model_type, "cpu", model.dtype)
+        check_fp8(model.fp8, checkpoint.model_type, model.dtype)
     locate(job.output.path)
-    return plan_over(job, checkpoint, task, list_shards(job.input.path))
+    return plan_over(job, checkpoints, tasks, list_shards(job.input.path))
 
 
-def plan_over(job: JobConfig, checkpoint: Checkpoint, task: Task, shards: Sequence[Shard]) -> Plan:
-    """The plan of a job whose checkpoint is open and whose input is listed.
+def plan_over(
+    job: JobConfig, checkpoints: Sequence[Checkpoint], tasks: Sequence[Task], shards: Sequence[Shard]
+) -> Plan:
+    """The plan of a job whose checkpoints are open, each with its task, and whose input is listed.
 
     Raises:
         ShardlabelError: as `make_plan`.
     """
-    task_config, output, good = job.task_config, locate(job.output.path), readable(shards)
+    task, is_cascade, task_config = tasks[0], len(tasks) > 1, job.task_config
+    if is_cascade:
+        check_models(task_config, checkpoints, tasks)
+    output, good = locate(job.output.path), readable(shards)
     everything = unify(good, None)
     roles = text_roles(task, task_config.columns, good, everything)
     texts = list(dict.fromkeys(roles.values()))
     splits = cut_all(good, job.run.split_rows)
     check_apart(job.input.path, output, splits)
     kept = unify(good, job.output.keep_columns)
-    output_schema(pa.schema([everything.field(name) for name in texts]), task)  # a worker's table has them in any case
+    read_anyway = pa.schema([everything.field(name) for name in texts])  # a worker's table has them in any case
+    output_schema(read_anyway, task, is_cascade=is_cascade)
     wanted = [*kept.names, *(name for name in texts if name not in kept.names)]
     return Plan(
         splits=tuple(splits),
         bad_shards=tuple(shard for shard in shards if shard.error is not None),
-        model=job.model.model_copy(
-            update={
-                "name": str(checkpoint.path) if checkpoint.revision is None else job.model.name,
-                "revision": checkpoint.revision,
-                "max_length": checkpoint.max_length,
-            }
-        ),
+        models=tuple(map(located, job.models, checkpoints)),
         task=task_config,
         output=output,
         read_schema=pa.schema([everything.field(name) for name in wanted]),
-        output_schema=output_schema(kept, task),
+        output_schema=output_schema(kept, task, is_cascade=is_cascade),
         fingerprint={
             "schema_version": SCHEMA_VERSION,
             "input.columns": roles,
             "output.keep_columns": list(job.output.keep_columns) if job.output.keep_columns is not None else None,
             "output.scores": job.output.scores,
             "output.logits": job.output.logits,
-            "model.weights": weights_digest(checkpoint),
-            "model.code": code_digest(checkpoint.path) if checkpoint.trusts_code else None,
-            "model.labels": list(checkpoint.labels),
-            "model.dtype": job.model.dtype,
-            "model.max_length": checkpoint.max_length,
-            "model.max_batch_tokens": job.model.max_batch_tokens,
-            "model.deduplicate": job.model.deduplicate,
-            "model.fused": job.model.fused,
-            "model.fp8": job.model.fp8,
-            "model.packed": job.model.packed,
+            **identify(job.models, checkpoints),
             "task.name": job.task.name,
             "task.options": job.task.options,
             "task.postprocess": task.hook.identity,
         },
-        model_type=checkpoint.model_type,
+        model_types=tuple(checkpoint.model_type for checkpoint in checkpoints),
     )
 
 

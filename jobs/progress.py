@@ -11,9 +11,8 @@ from rich.progress import Task as Line
 from rich.table import Column
 from rich.text import Text
 
-from jobs.manifest import Committed
+from jobs.manifest import Committed, Wanted
 from jobs.parts import PartRecord
-from jobs.plan import Plan
 
 _LOG_SECONDS = 30.0
 
@@ -56,7 +55,7 @@ class RunProgress:
         if self._bar.task_ids:
             self._bar.stop()
 
-    def start(self, plan: Plan, committed: Committed) -> None:
+    def start(self, plan: Wanted, committed: Committed) -> None:
         """Learn what there is to do."""
         self._total = sum(split.num_rows for split in committed.pending)
         self._started = self._logged = time.monotonic()

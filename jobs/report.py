@@ -3,10 +3,15 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.models import count_models, prefixes
 from jobs.parts import PartRecord
+
+_NUM_ERRORS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,11 @@ class RunReport:
     num_failed: int
     num_truncated: int
     num_tokens: int
+    """Of the model that answered each row."""
+    num_escalated: list[int]
+    """Where several models follow one another: the rows that went on to the second, the third, …"""
+    errors: dict[str, int]
+    """The commonest errors of failed rows, and of how many rows; the beginnings of long ones."""
     num_splits: int
     num_parts: int
     num_pending: int
@@ -32,6 +42,7 @@ class RunReport:
     tokens_per_second: float
     executor: str
     dtype: str
+    """Of several models in different precisions: each, in the order of the models."""
     fingerprint: str
     output: str
     failed_shards: dict[str, str]
@@ -50,21 +61,32 @@ def summarise(
     """Add up the records of the parts that were there and of those this run wrote."""
     records = [*earlier, *new]
     new_rows = sum(record.num_rows for record in new)
+    each = prefixes(count_models(fingerprint))
     return RunReport(
         num_rows=sum(record.num_rows for record in records),
         num_failed=sum(record.num_failed for record in records),
         num_truncated=sum(record.num_truncated for record in records),
         num_tokens=sum(record.num_tokens for record in records),
+        num_escalated=[sum(record.num_escalated[number] for record in records) for number in range(len(each) - 1)],
+        errors=dict(sum_errors(records).most_common(_NUM_ERRORS)),
         num_parts=len(records),
         new_rows=new_rows,
         new_parts=len(new),
         seconds=seconds,
         rows_per_second=new_rows / seconds,
         tokens_per_second=sum(record.num_tokens for record in new) / seconds,
-        dtype=fingerprint["model.dtype"],
+        dtype=", ".join(dict.fromkeys(fingerprint[f"{prefix}.dtype"] for prefix in each)),
         fingerprint=hash_fingerprint(fingerprint),
         **facts,
     )
+
+
+def sum_errors(records: Iterable[PartRecord]) -> Counter[str]:
+    """The errors of failed rows, and of how many rows."""
+    errors: Counter[str] = Counter()
+    for record in records:
+        errors.update(record.errors)
+    return errors
 
 
 def hash_fingerprint(fingerprint: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from inference.config import ModelConfig
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.packing import resolve_packed
@@ -14,12 +15,15 @@ from jobs.failures import FailureLimit
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
+from jobs.labels import leave_report
+from jobs.models import prefixes
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor
 from jobs.plan import Plan, make_plan
 from jobs.provenance import provenance
 from jobs.report import RunReport, summarise
 from jobs.resources import Resources, resolve_resources
+from jobs.run_log import RunLog
 from jobs.stages import Work
 from jobs.stopping import Stop, Stopped
 from jobs.undo import undone_if_refused
@@ -93,7 +97,7 @@ class _Run:
         """
         plan, committed = self._plan, self._committed
         with undone_if_refused(plan, committed) as before, _choose_executor(self._job, stop) as executor:
-            work = _prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
+            work = prepare(plan, committed, resolve_resources(self._job.run, executor.nodes()))
             self._fingerprint = work.origin.fingerprint
             if stop.reason is not None:
                 raise Stopped  # while Ray started: nothing is touched yet
@@ -101,10 +105,12 @@ class _Run:
             _begin(plan, committed, self._index, self._fingerprint)
             with ExitStack() as stack:
                 heartbeat = stack.enter_context(Heartbeat(plan.output, self._note(work.run_id)))
-                for record in _execute(executor, committed, work):
-                    heartbeat.add(record, self._pending_rows.pop(record.part))
-                    on_record(record)
-                    self._add(record)
+                with RunLog(plan.output, work.run_id) as log:
+                    for record in _execute(executor, committed, work):
+                        heartbeat.add(record, self._pending_rows.pop(record.part))
+                        log.add(record)
+                        on_record(record)
+                        self._add(record)
                 if self._pending_rows and stop.reason is None:
                     left = f"{len(self._pending_rows):,} of {len(plan.splits):,} splits"
                     msg = f"the run ended with {left} left, though nobody stopped it; run again to label them"
@@ -129,6 +135,7 @@ class _Run:
         if committed.pending or doomed or not manifest.is_complete(plan.output):
             with _fails_the_run():
                 self._index.drop_copies()
+                leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
                 self.ending.close()  # before the sign that all is complete, which comes last
                 manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
         return report
@@ -173,23 +180,28 @@ class _Run:
         )
 
 
-def _prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
-    """Settle what the hardware decides of the model, unless the output's first run settled it."""
+def prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> Work:
+    """Settle what the hardware decides of the models, unless the output's first run settled it."""
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
-    dtype = resolve_dtype(committed.fingerprint["model.dtype"], device)
-    check_fp8(plan.model.fp8, plan.model_type, dtype)
-    max_batch_tokens = committed.fingerprint["model.max_batch_tokens"] or MAX_BATCH_TOKENS[device]
-    packed = resolve_packed(committed.fingerprint["model.packed"], plan.model_type, device, dtype)
-    settled = {"dtype": dtype, "max_batch_tokens": max_batch_tokens, "packed": packed}
-    fingerprint = committed.fingerprint | {f"model.{key}": value for key, value in settled.items()}
+    fingerprint, models = dict(committed.fingerprint), list[ModelConfig]()
+    for prefix, model, family in zip(prefixes(len(plan.models)), plan.models, plan.model_types, strict=True):
+        dtype = resolve_dtype(fingerprint[f"{prefix}.dtype"], device)
+        check_fp8(model.fp8, family, dtype)
+        settled = {
+            "dtype": dtype,
+            "max_batch_tokens": fingerprint[f"{prefix}.max_batch_tokens"] or MAX_BATCH_TOKENS[device],
+            "packed": resolve_packed(fingerprint[f"{prefix}.packed"], family, device, dtype),
+        }
+        fingerprint |= {f"{prefix}.{key}": value for key, value in settled.items()}
+        models.append(model.model_copy(update=settled))
     return Work(
-        model=plan.model.model_copy(update=settled),
+        models=tuple(models),
         task=plan.task,
         resources=resources,
         read_schema=plan.read_schema,
         output_schema=plan.output_schema,
         output=plan.output,
-        origin=Origin(fingerprint=fingerprint, provenance=provenance(plan.model)),
+        origin=Origin(fingerprint=fingerprint, provenance=provenance(models)),
     )
 
 

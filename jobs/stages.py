@@ -25,7 +25,7 @@ from jobs import manifest, storage
 from jobs.bundles import Carried, note_name, pack, unpack
 from jobs.cluster import is_on_ray, is_told_to_stop
 from jobs.metrics import ActorMetrics
-from jobs.nodes import check_here
+from jobs.nodes import Expected, check_here, expected_checkpoints
 from jobs.parts import Origin, PartRecord, write_part
 from jobs.patience import beating
 from jobs.reading import read_split
@@ -35,6 +35,9 @@ from jobs.storage import Location
 
 Result = TypeVar("Result")
 
+STAGES = ("read", "predict", "write")
+"""What `PartRecord.seconds` tells apart; tokenizing is part of the first."""
+
 # Of one bundle, at once: each waits for a request to a store, or for a disk to sync.
 _IO_THREADS = 8
 
@@ -43,7 +46,7 @@ _IO_THREADS = 8
 class Work:
     """What the stages need to know of the job."""
 
-    model: ModelConfig
+    models: tuple[ModelConfig, ...]
     task: TaskConfig
     resources: Resources
     read_schema: pa.Schema
@@ -55,30 +58,44 @@ class Work:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of this run alone."""
 
-    def load_tokenizer(self) -> "inference.Tokenizer":
-        """What turns the rows of a split into token ids."""
-        return inference.Tokenizer(self.model, self.task)
+    @property
+    def checkpoints(self) -> Expected:
+        """What every node should have."""
+        return expected_checkpoints(self.models, self.origin.fingerprint)
 
-    def load_predictor(self) -> "inference.Predictor":
+    def load_tokenizer(self) -> "inference.Tokenizer":
+        """What turns the rows of a split into token ids, of several models the first one's."""
+        return inference.Tokenizer(self.models[0], self.task)
+
+    def load_predictor(self) -> "inference.Predictor | inference.Cascade":
         """The weights, on the device of this process."""
-        return inference.Predictor(self.model, self.task, num_threads=self.resources.threads_per_actor)
+        num_threads = self.resources.threads_per_actor
+        if len(self.models) > 1:
+            return inference.Cascade(self.models, self.task, num_threads)
+        return inference.Predictor(self.models[0], self.task, num_threads)
 
 
 def read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
     """The splits of a bundle with their rows as the model takes them; a split that cannot be read says why."""
 
     def read(item: Carried) -> Carried:
+        started = time.perf_counter()
         try:
-            return Carried(item.split, read_split(item.split, work.read_schema))
+            rows = read_split(item.split, work.read_schema)
         except InputError as error:
             return Carried(item.split, error=str(error))
+        return Carried(item.split, rows, seconds=(time.perf_counter() - started,))
 
-    check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
+    def tokenize(item: Carried) -> Carried:
+        if item.rows is None:
+            return item
+        started, (reading,) = time.perf_counter(), item.seconds
+        rows = tokenizer(item.rows)
+        return Carried(item.split, rows, seconds=(reading + time.perf_counter() - started,))
+
+    check_here(work.checkpoints, work.known_nodes)
     tokenizer = _tokenizer(work)
-    return pack(
-        Carried(item.split, None if item.rows is None else tokenizer(item.rows), item.error)
-        for item in _at_once(read, unpack(row))
-    )
+    return pack(map(tokenize, _at_once(read, unpack(row))))
 
 
 def _at_once(function: Callable[[Carried], Result], carried: Sequence[Carried]) -> list[Result]:
@@ -96,7 +113,7 @@ def _tokenizer(work: Work) -> "inference.Tokenizer":
     """One per worker process and job."""
     # Its task has one CPU; without this the library takes all of the node's, in each of the tasks there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    key = work.model.model_dump_json() + work.task.model_dump_json()
+    key = work.models[0].model_dump_json() + work.task.model_dump_json()
     if key not in _tokenizers:
         _tokenizers[key] = work.load_tokenizer()
     return _tokenizers[key]
@@ -119,8 +136,9 @@ class Predict:
         self._output, self._run_id = work.output, work.run_id
         self._is_stopped, self._looked_at = False, -math.inf
         self._error: ShardlabelError | None = None
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as in `_tokenizer`: a Cascade has some of its own
         try:
-            check_here(work.model, work.origin.fingerprint["model.weights"], work.known_nodes)
+            check_here(work.checkpoints, work.known_nodes)
             self._predictor = work.load_predictor()
             self._metrics = ActorMetrics(str(work.output), work.origin.fingerprint) if is_on_ray() else None
         except ShardlabelError as error:
@@ -154,11 +172,12 @@ class Predict:
             return item
         if self._is_to_stop():
             return Carried(item.split, error=NOT_BEGUN)
-        before = self._predictor.stats
+        before, started = self._predictor.stats, time.perf_counter()
         labelled = self._predictor(item.rows)
+        seconds = (*item.seconds, time.perf_counter() - started)
         if self._metrics is not None:
             self._metrics.add(labelled, self._predictor.stats.since(before))
-        return Carried(item.split, labelled)
+        return Carried(item.split, labelled, seconds=seconds)
 
     def _is_to_stop(self) -> bool:
         """Looked up now and then: small splits take less time than to ask."""
@@ -184,11 +203,14 @@ def write(row: pa.Table, work: Work) -> pa.Table:
     def part_of(item: Carried) -> PartRecord:
         if item.rows is None:
             return PartRecord(part=item.split.part, error=item.error)
-        return write_split(item.split, item.rows, work)
+        return write_split(item.split, item.rows, work, item.seconds)
 
     return pa.table({"record": [json.dumps(dataclasses.asdict(record)) for record in _at_once(part_of, unpack(row))]})
 
 
-def write_split(split: Split, table: pa.Table, work: Work) -> PartRecord:
-    """A split's part."""
-    return write_part(work.output, split, table, work.output_schema, work.origin)
+def write_split(split: Split, table: pa.Table, work: Work, seconds: tuple[float, ...]) -> PartRecord:
+    """A split's part; its record says what this stage and those before took."""
+    started = time.perf_counter()
+    record = write_part(work.output, split, table, work.output_schema, work.origin)
+    took = (*seconds, time.perf_counter() - started)
+    return dataclasses.replace(record, seconds=dict(zip(STAGES, took, strict=True)))

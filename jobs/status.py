@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from jobs.bundles import count_splits
 from jobs.footers import read_footers
 from jobs.heartbeat import BEAT_SECONDS, find_work, read_note
 from jobs.parts import PartIdentity
-from jobs.report import hash_fingerprint
+from jobs.report import hash_fingerprint, sum_errors
 from jobs.storage import Location, locate
 
 _NUM_ERRORS = 5
@@ -123,7 +122,6 @@ def read_status(output: str) -> OutputStatus:
         msg = f"{output}: holds no output of shardlabel; give the output.path of a job that has run"
         raise OutputError(msg)
     records = [identity.record for identity in parts]
-    errors = sum((Counter(record.errors) for record in records), Counter[str]())
     return OutputStatus(
         output=output,
         is_complete=manifest.is_complete(location),
@@ -132,7 +130,7 @@ def read_status(output: str) -> OutputStatus:
         num_failed=sum(record.num_failed for record in records),
         num_truncated=sum(record.num_truncated for record in records),
         num_tokens=sum(record.num_tokens for record in records),
-        errors=dict(errors.most_common(_NUM_ERRORS)),
+        errors=dict(sum_errors(records).most_common(_NUM_ERRORS)),
         fingerprint=hash_fingerprint(fingerprint),
         job=fingerprint,
         provenance=_distinct(parts),

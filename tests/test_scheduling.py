@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from inference import errors
-from jobs import cli, stopping
+from jobs import cli, cli_options, stopping
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs/scheduling.md").read_text()
@@ -114,7 +114,7 @@ def test_the_units_of_systemd_run_the_script_and_know_our_statuses(folder: Path)
     settings = units[0]["Service"]
     done = shell(folder, f"cd {settings['WorkingDirectory']} && {settings['ExecStart']}")
     assert (done.returncode, json.loads(done.stdout)["is_complete"]) == (0, True)
-    assert int(settings["SuccessExitStatus"]) == cli.STOPPED_STATUS
+    assert int(settings["SuccessExitStatus"]) == cli_options.STOPPED_STATUS
     assert int(settings["RestartPreventExitStatus"]) == errors.ConfigError.exit_status
     assert int(settings["TimeoutStopSec"]) > stopping.GRACE_SECONDS
     assert settings["KillMode"] == "mixed"
@@ -139,7 +139,7 @@ def test_the_exit_statuses_are_those_of_the_code_and_the_same_everywhere() -> No
         for each in vars(errors).values()
         if isinstance(each, type) and issubclass(each, errors.ShardlabelError)
     }
-    assert {int(status) for status in documented} == {0, *raised, cli.STOPPED_STATUS} == {0, 1, 2, 3}
+    assert {int(status) for status in documented} == {0, *raised, cli_options.STOPPED_STATUS} == {0, 1, 2, 3}
     assert re.findall(r"(\d) (?:done|the job failed|the request is wrong|stopped)", cli.__doc__ or "") == [*"0123"]
 
 

@@ -19,7 +19,7 @@ from jobs.parts import PartRecord
 from jobs.pipeline import LocalExecutor
 from jobs.plan import make_plan
 from jobs.resources import resolve_resources
-from jobs.run import _prepare
+from jobs.run import prepare
 
 
 class Shardlabel:
@@ -61,7 +61,7 @@ class Shardlabel:
         plan = make_plan(job)
         committed = manifest.read_committed(plan, retry_failed=False)
         with LocalExecutor() as executor:
-            work = _prepare(plan, committed, resolve_resources(job.run, executor.nodes()))
+            work = prepare(plan, committed, resolve_resources(job.run, executor.nodes()))
             manifest.begin(plan.output, work.origin.fingerprint)
             started = perf_counter()
             records: list[PartRecord] = list(executor.run(committed.pending, work))

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -91,6 +92,16 @@ def are_generic(labels: tuple[str, ...]) -> bool:
     return len(labels) > 1 and all(map(_GENERIC_LABEL.fullmatch, labels))
 
 
+def fitting_tasks(checkpoint: Checkpoint) -> list[str]:
+    """The tasks that take a checkpoint as it is, those that ask for a head of their own first."""
+    fitting = []
+    for name in available_tasks():
+        with suppress(ConfigError, ModelError):
+            load_task(TaskConfig(name=name), checkpoint)
+            fitting.append(name)
+    return sorted(fitting, key=lambda name: not task_class(name).heads)
+
+
 def text_columns(task: Task | type[Task], names: dict[str, str], schema: pa.Schema) -> dict[str, str]:
     """The columns that the task reads, checked to be there and to be text: the task's name -> the table's.
 
@@ -114,14 +125,15 @@ def text_columns(task: Task | type[Task], names: dict[str, str], schema: pa.Sche
             raise InputError(msg)
         kind = schema.field(name).type
         may_be_list = role in task.list_columns
-        if not _is_text(kind) and not (may_be_list and _is_list(kind) and _is_text(kind.value_type)):
+        if not is_text(kind) and not (may_be_list and _is_list(kind) and is_text(kind.value_type)):
             expected = "text (string or large_string)" + (" or lists of it" if may_be_list else "")
             msg = f"input.columns: column {name!r} holds {kind}, expected {expected}"
             raise InputError(msg)
     return wanted
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type can be read as text."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     # A column of nulls alone has no other type; its rows fail by themselves.

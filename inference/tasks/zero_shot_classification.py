@@ -28,7 +28,11 @@ def _split(value: Any) -> Any:
 class Options(Frozen):
     """Options of zero-shot-classification."""
 
-    candidate_labels: Annotated[tuple[str, ...] | None, BeforeValidator(_split)] = Field(None, min_length=1)
+    candidate_labels: Annotated[
+        tuple[str, ...] | None,
+        Field(min_length=1),
+        BeforeValidator(_split, json_schema_input_type=str | tuple[str, ...] | None),
+    ] = None
     """The candidates of every row; None: each row has its own, in the column `candidate_labels`."""
     hypothesis_template: str = "This example is {}."
     """What is claimed of the text; `{}` is where the candidate goes."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -209,3 +210,22 @@ def test_on_a_gpu_a_layer_is_the_product_of_its_rounded_factors_too() -> None:
     assert not found[3].isfinite().any()
     rest = [row for row in range(33) if row != 3]
     torch.testing.assert_close(found[rest], product(layer.cpu(), states)[rest], rtol=2**-7, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_gelu_moves_into_the_layer_behind_it_and_says_the_same(family: str, tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, family, "sequence-classification")
+    moved, plain = (
+        transformers.AutoModelForSequenceClassification.from_pretrained(path).bfloat16().eval() for _ in range(2)
+    )
+    use_fp8(moved)
+    kinds = [type(child).__name__ for child in moved.modules()]
+    assert "GELUActivation" not in kinds
+    for parent in list(plain.base_model.modules()):
+        for name, child in list(parent.named_children()):
+            is_inside = type(child) is nn.Linear and child.in_features % 16 == child.out_features % 16 == 0
+            if is_inside and "classifier" not in name and "pooler" not in type(parent).__name__.lower():
+                setattr(parent, name, Fp8Linear(child))
+    ids = torch.randint(10, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(moved(input_ids=ids).logits, plain(input_ids=ids).logits)

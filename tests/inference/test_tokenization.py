@@ -5,12 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from inference import ModelConfig, TaskConfig, Tokenizer
 from inference.errors import ConfigError, InputError, ModelError
+from inference.tokenization import _tells_what_is_cut
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.conftest import edit_json, max_tokens
 
@@ -171,3 +173,19 @@ def test_a_column_of_nulls_alone_is_a_column_of_failed_rows(single_label: Path) 
 def test_the_text_may_have_another_name(single_label: Path) -> None:
     table = pa.table({"text": [1], "body": ["good"]})
     assert tokenize(single_label, table, TaskConfig(columns={"text": "body"}))[0]["num_tokens"] == 3
+
+
+def test_the_library_says_what_it_cuts_off_or_we_find_out() -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))  # noqa: S106 - no password
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.enable_truncation(1)
+    assert _tells_what_is_cut() == (len(backend.encode("a a").overflowing) == 1)
+
+
+def test_a_text_that_is_too_long_is_known_without_the_librarys_word(single_label: Path) -> None:
+    tokenizer = Tokenizer(ModelConfig(name=str(single_label), max_length=5), TaskConfig())
+    tokenizer._is_blind = True
+    assert [tokenizer._is_too_long(text) for text in ("a", "the good film", "the good film the", ("a", "a"))] == [
+        False, False, True, False,
+    ]  # fmt: skip
+    assert tokenizer._is_too_long(("the good", "film"))

@@ -13,7 +13,7 @@ from jobs.bundles import MAX_SPLITS, Carried, bundle, pack, planned, unpack
 from jobs.manifest import note_attempt, read_attempts, read_committed
 from jobs.plan import make_plan
 from jobs.resources import Resources
-from jobs.run import _prepare
+from jobs.run import prepare
 from jobs.shards import Split
 from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
 
@@ -87,7 +87,7 @@ def test_small_shards_become_the_parts_that_they_become_in_process(many: MakeJob
 def test_a_bundle_has_one_note_until_a_process_has_died_over_it_and_then_each_split_its_own(make_job: MakeJob) -> None:
     plan = make_plan(make_job())
     committed = read_committed(plan)
-    work = _prepare(
+    work = prepare(
         plan, committed, Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
     )
     splits = committed.pending
@@ -124,7 +124,7 @@ def test_a_stop_within_a_bundle_keeps_what_is_labelled_and_begins_no_more(
     plan = make_plan(make_job())
     committed = read_committed(plan)
     one = Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
-    work = _prepare(plan, committed, one)
+    work = prepare(plan, committed, one)
     row = stages.read_and_tokenize(planned([committed.pending]), work)
     predict, labelled = stages.Predict(work), list[pa.Table]()
     label = predict._predictor

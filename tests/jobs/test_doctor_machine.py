@@ -60,7 +60,7 @@ def test_a_precision_that_the_device_imitates_is_a_warning(
     make_job: MakeJob, dtype: str, device: str, *, is_native: bool, level: str
 ) -> None:
     job = make_job(model={"dtype": dtype})
-    assert one(judge_precision, job, device, dtype, is_native=is_native)[0] == level
+    assert one(judge_precision, job.models[0], device, dtype, is_native=is_native)[0] == level
 
 
 @pytest.mark.parametrize(("size", "text"), [(999, "1.0 kB"), (1.5e6, "1.5 MB"), (2e9, "2.0 GB"), (1.25e13, "12.5 TB")])

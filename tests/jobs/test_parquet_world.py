@@ -228,11 +228,12 @@ def test_a_part_is_called_as_its_shard_whatever_that_is(make_job: MakeJob, folde
         write(folder / name, [f"the good film {i}"])
     labelled(make_job, folder)
     out = folder.parent / "out"
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and path.parent.name != "runs"}
     assert files == {
         *NAMES,
         "_SUCCESS",
-        *(f"_shardlabel/{name}" for name in ("index.pq", "manifest.json", "report.json", "run.json")),
+        *(f"_shardlabel/{name}" for name in ("index.pq", "label_report.json", "manifest.json")),
+        *(f"_shardlabel/{name}" for name in ("report.html", "report.json", "run.json")),
     }
     for i, name in enumerate(NAMES):
         assert pq.ParquetFile(out / name).read().column("text").to_pylist() == [f"the good film {i}"]

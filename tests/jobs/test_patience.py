@@ -18,7 +18,7 @@ from jobs.config import JobConfig
 from jobs.manifest import note_attempt, read_attempts, read_committed
 from jobs.plan import make_plan
 from jobs.resources import Resources
-from jobs.run import _prepare
+from jobs.run import prepare
 from jobs.storage import locate
 from tests.faults import processes
 from tests.jobs.conftest import ROWS_PER_SHARD, MakeJob, read_parts
@@ -100,7 +100,7 @@ def test_a_part_whose_name_is_as_long_as_a_name_may_be_is_noted_too(tmp_path: Pa
 def test_a_split_that_ray_has_done_again_and_again_was_labelled_every_time(make_job: MakeJob) -> None:
     plan = make_plan(make_job())
     committed = read_committed(plan)
-    work = _prepare(
+    work = prepare(
         plan, committed, Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
     )
     split = committed.pending[0]

@@ -283,7 +283,7 @@ def test_two_jobs_that_both_went_on_are_told_and_neither_reads_the_others_parts(
     s3_job: MakeS3Job, store: Store, filled: Path
 ) -> None:
     job = s3_job()
-    other = job.model_copy(update={"model": job.model.model_copy(update={"dtype": "bfloat16"})})
+    other = job.model_copy(update={"model": job.models[0].model_copy(update={"dtype": "bfloat16"})})
     place = locate(store.uri(f"{filled.name}/out"))
 
     def claimed_late(_: PartRecord) -> None:

@@ -14,6 +14,7 @@ import pytest
 import ray
 import yaml
 
+from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ModelError
 from jobs.config import JobConfig
@@ -157,9 +158,11 @@ def test_a_node_that_joins_later_is_looked_at_by_its_workers(single_label: Path)
     model = ModelConfig(name=str(single_label))
     here = ray.get_runtime_context().get_node_id()
     look: Any = ray.remote(num_cpus=0)(check_here.__wrapped__)
-    ray.get(look.remote(model, "another", frozenset([here])))
+    right = (model, weights_digest(open_checkpoint(model)))
+    ray.get(look.remote((right, (model, "another")), frozenset([here])))
+    ray.get(look.remote((right,), frozenset()))
     with pytest.raises(ModelError) as raised:
-        ray.get(look.remote(model, "another", frozenset()))
+        ray.get(look.remote((right, (model, "another")), frozenset()))
     error: Any = raised.value
     assert str(error.cause).startswith("model.name: 1 of the cluster's nodes cannot use the checkpoint: ")
     assert f"has other files in {single_label}" in str(error.cause)

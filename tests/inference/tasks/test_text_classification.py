@@ -10,8 +10,8 @@ import pytest
 from inference import TaskConfig
 from inference.checkpoint import Checkpoint
 from inference.errors import ConfigError
+from inference.labelling import Activation, activate, choose_activation
 from inference.tasks import load_task
-from inference.tasks.text_classification import Activation, activate, choose_activation
 from tests.inference.conftest import predicted
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 4.0], [1e4, -1e4, 0.0]], dtype=np.float32)

@@ -1,0 +1,73 @@
+"""What a table with token ids asks of a model: its sequences, their tokens, and the slots that micro-batches compute.
+
+In: the table that `Tokenizer` makes. Out: counts, from the plan that `Predictor` follows, without weights or torch.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from inference.batching import plan_micro_batches
+from inference.checkpoint import open_checkpoint
+from inference.columns import FEATURE_COLUMNS, INPUT_IDS
+from inference.config import ModelConfig
+from inference.hardware import MAX_BATCH_TOKENS, Device
+from inference.packing import Packing
+from inference.repeats import first_equal_sequences
+from inference.sequences import Sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """Sums over one table, or over several that are labelled one by one."""
+
+    num_sequences: int = 0
+    num_distinct: int = 0
+    """Sequences that run: of equal ones the first alone, where the model deduplicates."""
+    num_tokens: int = 0
+    """Of the sequences that run."""
+    num_slots: int = 0
+    """Tokens with padding, and those that fill a packed micro-batch up: what is computed."""
+    num_micro_batches: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        """Of two tables that are labelled one after the other."""
+        return type(self)(
+            num_sequences=self.num_sequences + other.num_sequences,
+            num_distinct=self.num_distinct + other.num_distinct,
+            num_tokens=self.num_tokens + other.num_tokens,
+            num_slots=self.num_slots + other.num_slots,
+            num_micro_batches=self.num_micro_batches + other.num_micro_batches,
+        )
+
+
+def count_slots(table: pa.Table, model: ModelConfig, device: Device) -> Slots:
+    """Count what `Predictor` would compute of a table.
+
+    Args:
+        table: as `Tokenizer` returns it.
+        model: with `packed` settled; `max_batch_tokens` may be the device's default.
+        device: which the model would be on.
+    """
+    names = {name: column for column, name in FEATURE_COLUMNS.items() if column in table.column_names}
+    features = {name: table.column(column) for name, column in names.items()}
+    sequences = Sequences.from_columns(table.column(INPUT_IDS), features)
+    order = np.arange(len(sequences.row_index))
+    first = first_equal_sequences(sequences) if model.deduplicate else order
+    lengths = sequences.lengths[first == order]
+    budget = model.max_batch_tokens or MAX_BATCH_TOKENS[device]
+    planned = list(plan_micro_batches(lengths, budget, is_packed=bool(model.packed)))
+    if model.packed:
+        pack = Packing(open_checkpoint(model), 0, budget if device == "cuda" else None)
+        slots = [pack.num_slots(int(lengths[indices].sum())) for indices in planned]
+    else:
+        slots = [len(indices) * int(lengths[indices].max()) for indices in planned]
+    return Slots(
+        num_sequences=len(order),
+        num_distinct=len(lengths),
+        num_tokens=int(lengths.sum()),
+        num_slots=sum(slots),
+        num_micro_batches=len(planned),
+    )

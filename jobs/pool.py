@@ -1,0 +1,41 @@
+"""Where a job would run, as far as that is known before it: on this machine, or on a cluster that nobody asks here."""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import inference
+from inference.hardware import Device
+from jobs.config import ActorRange, RunConfig
+from jobs.resources import Node, Resources, available_cpus, resolve_resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Where the job would run."""
+
+    resources: Resources
+    num_actors: int
+    """1 where it is left to a cluster that nobody asks here."""
+    is_here: bool
+
+    @property
+    def device(self) -> Device:
+        """What each Predictor is on."""
+        return "cuda" if self.resources.gpus_per_actor else "cpu"
+
+
+def find_pool(run: RunConfig, num_actors: int | None) -> Pool:
+    """What this machine offers, if the job would run on it; else a cluster's, as far as it is said."""
+    is_joining = run.executor == "ray" and bool(run.address or os.environ.get("RAY_ADDRESS"))
+    gpus = inference.count_gpus() if not is_joining and find_spec("torch") else 0
+    if not is_joining and (run.gpus_per_actor == "auto" or run.gpus_per_actor <= gpus):
+        here = resolve_resources(run, [Node(cpus=available_cpus(), gpus=gpus)])
+        return Pool(resources=here, num_actors=num_actors or here.max_actors, is_here=True)
+    if num_actors is None:
+        said = run.num_actors.max if isinstance(run.num_actors, ActorRange) else run.num_actors
+        num_actors = 1 if said == "auto" else said
+    gpus_per_actor = 1 if run.gpus_per_actor == "auto" else run.gpus_per_actor
+    settled = run.model_copy(update={"num_actors": num_actors, "gpus_per_actor": gpus_per_actor})
+    there = resolve_resources(settled, [Node(cpus=available_cpus(), gpus=0)])
+    return Pool(resources=there, num_actors=num_actors, is_here=False)

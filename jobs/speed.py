@@ -1,0 +1,144 @@
+"""How fast this machine labels a job's rows: some of a sample, for seconds, with the very `Predictor` that would run.
+
+In: a sample of texts. Out: tokens per second of one Predictor, while as many run as the machine would have.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from statistics import harmonic_mean
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import inference
+from inference.batching import plan_micro_batches
+from jobs.resources import available_cpus
+from jobs.stages import Work
+
+_ROUND_SECONDS = 2.0
+_NUM_ROUNDS = 3
+# What a round takes is foreseen from a shorter one, if it is not too short.
+_LEAST_SHARE = 0.25
+_GROWTH = 4
+_GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Tokens of rows per second, as a run's report counts them."""
+
+    tokens_per_second: float
+    """Of one Predictor."""
+    error: float
+    """Relative: half of the range of the rounds over their mean; 0 where the speed was given."""
+    is_measured: bool
+    """Whether here and now; else it was given."""
+    load_seconds: float | None = None
+    """To import torch and to load tokenizer and weights, in this process; None where nothing was loaded."""
+    measured_seconds: float = 0.0
+    num_predictors: int = 1
+    """That ran at once while it was measured."""
+    threads_per_actor: int | None = None
+    rounds: tuple[float, ...] = ()
+    """Tokens per second of each round, of all Predictors that ran together."""
+
+
+def measure_speed(  # noqa: PLR0913, PLR0917
+    work: Work,
+    tokenizer: "inference.Tokenizer",
+    loading: float,
+    texts: pa.Table,
+    num_tokens: NDArray[np.float64],
+    num_predictors: int,
+) -> Speed:
+    """Label micro-batches of a sample, a few first, then three rounds of about two seconds.
+
+    On CPUs as in a run: threads that tokenize and share one Predictor, each with the threads of an actor. On a GPU one
+    Predictor is fed with tokens; where the processors here would not tokenize as fast as all GPUs take it, that counts.
+
+    Args:
+        work: with the resources of this machine.
+        tokenizer: its own.
+        loading: seconds that went into the tokenizer and imports.
+        texts: of the sample, one row at least.
+        num_tokens: of each row, at least 1.
+        num_predictors: at once, on CPUs.
+
+    Raises:
+        ShardlabelError: the model does not load.
+    """
+    started = time.perf_counter()
+    predictor = work.load_predictor()
+    loaded = time.perf_counter()
+    is_on_gpu = bool(work.resources.gpus_per_actor)
+    count = 1 if is_on_gpu else num_predictors
+    blocks = _blocks(num_tokens, work.model.max_batch_tokens, count)
+    prepare = tokenizer if is_on_gpu else _unchanged
+    label = predictor if is_on_gpu else lambda table: predictor(tokenizer(table))
+    with ThreadPoolExecutor(count) as pool:
+
+        def take(start: int, num_blocks: int) -> tuple[float, float]:
+            """Label some blocks: tokens per second of all Predictors, and the seconds of the slowest."""
+            chosen = [blocks[i % len(blocks)] for i in range(start, start + num_blocks)]
+            hands = [np.concatenate(chosen[i::count]) for i in range(min(count, num_blocks))]
+            tables = [prepare(texts.take(pa.array(hand))) for hand in hands]
+            seconds = list(pool.map(partial(_seconds, label), tables))
+            # One by one: in a run nobody waits for the slowest.
+            return sum(num_tokens[hand].sum() / each for hand, each in zip(hands, seconds, strict=True)), max(seconds)
+
+        size = _blocks_of_a_round(take, min(count, len(blocks)), len(blocks))
+        rounds = [float(take(i * size, size)[0]) for i in range(_NUM_ROUNDS)]
+    mean = harmonic_mean(rounds)  # of equal work, as one after the other takes time
+    rate = mean / count
+    if is_on_gpu:
+        tokenized = float(num_tokens.sum()) / _seconds(tokenizer, texts) * available_cpus()
+        rate = min(rate, tokenized / work.resources.max_actors)
+    return Speed(
+        tokens_per_second=rate,
+        error=(max(rounds) - min(rounds)) / 2 / mean,
+        is_measured=True,
+        load_seconds=loading + loaded - started,
+        measured_seconds=time.perf_counter() - loaded,
+        num_predictors=count,
+        threads_per_actor=work.resources.threads_per_actor,
+        rounds=tuple(rounds),
+    )
+
+
+def _seconds(label: Callable[[pa.Table], pa.Table], table: pa.Table) -> float:
+    """What labelling a table takes."""
+    began = time.perf_counter()
+    label(table)
+    return time.perf_counter() - began
+
+
+def _unchanged(table: pa.Table) -> pa.Table:
+    return table
+
+
+def _blocks(num_tokens: NDArray[np.float64], max_batch_tokens: int | None, count: int) -> list[NDArray[np.int64]]:
+    """The sample in micro-batches, in an order in which any few that follow one another are of all lengths.
+
+    A few rows by themselves would be slower than the same rows in a split, where they lie among others of their length.
+    The steps are those of the golden ratio, which spread evenly however many there are.
+    """
+    budget = min(max_batch_tokens or math.inf, num_tokens.sum() / (_GROWTH * count))
+    blocks = list(plan_micro_batches(num_tokens.astype(np.int64), max(int(budget), 1), is_packed=True))
+    places = np.argsort(np.argsort(np.arange(len(blocks)) * _GOLDEN % 1))
+    return [blocks[place] for place in places]
+
+
+def _blocks_of_a_round(take: Callable[[int, int], tuple[float, float]], size: int, num_blocks: int) -> int:
+    """How many blocks take two seconds, or are all of the sample; warms everything up."""
+    _, seconds = take(0, size)
+    while seconds < _ROUND_SECONDS:
+        _, seconds = take(0, size)
+        if seconds > _LEAST_SHARE * _ROUND_SECONDS or size == num_blocks:
+            return int(np.clip(size * _ROUND_SECONDS / seconds, size, num_blocks))
+        size = min(size * _GROWTH, num_blocks)
+    return size
