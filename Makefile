@@ -34,7 +34,7 @@ faults: .venv/installed
 	$(BIN)/python -m tests.faults --faults 200 --seed 7
 
 docs: .venv/installed
-	$(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 MINUTES ?= 150
 

@@ -91,4 +91,5 @@ def report(  # noqa: PLR0913 - a command's options
         print(json.dumps(found.as_dict()))
     else:
         Console().print(digest(found), highlight=False)
-        print(f"all of it  {location.join(PAGE)}", f"as JSON    {location.join(REPORT)}", sep="\n")
+        place = location if "://" in output else output.rstrip("/")
+        print(f"all of it  {place}/{PAGE}", f"as JSON    {place}/{REPORT}", sep="\n")

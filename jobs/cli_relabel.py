@@ -81,7 +81,7 @@ def calibrate(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Find the temperature, and the thresholds, with which an output's logits fit a gold column best.
 
-    Example: shardlabel calibrate build/demo/labels --gold library --out calibrated.yaml
+    Example: shardlabel calibrate build/demo/labels --gold library
     """
     from jobs import storage
     from jobs.calibrate import calibrate as calibrate_output

@@ -51,12 +51,7 @@ def examine(job: JobConfig, *, runs_forward: bool = False) -> Diagnosis:
     alone = [model.model_copy(update={"escalate_below": None}) for model in job.models]
     patients = [examine_model(job, model, notes) for model in alone]
     source = examine_input(job, patients[0], notes)
-
-    def is_apart_from_input() -> bool:
-        check_apart(job.input.path, locate(job.output.path), source.splits)
-        return True
-
-    is_apart = notes.attempt("output", is_apart_from_input)
+    is_apart = notes.attempt("output", lambda: _is_apart(job, source))
     plan = _plan(job, patients, source, notes)
     examine_output(job, plan, source, notes, is_apart=bool(is_apart))
     ground = _examine_ground(job, plan, notes)
@@ -67,6 +62,11 @@ def examine(job: JobConfig, *, runs_forward: bool = False) -> Diagnosis:
     if runs_forward:
         try_forward(job, patients, source.sample, notes)
     return Diagnosis(findings=notes.findings)
+
+
+def _is_apart(job: JobConfig, source: Source) -> bool:
+    check_apart(job.input.path, locate(job.output.path), source.splits)
+    return True
 
 
 def _plan(job: JobConfig, patients: Sequence[Patient], source: Source, notes: Notes) -> Plan | None:

@@ -131,7 +131,7 @@ def _judge_actors(job: JobConfig, resources: Resources, ground: Ground, notes: N
     if job.run.executor == "ray" and room < resources.min_actors:
         message = f"{resources.min_actors} Predictors with {wish:g} GPUs are wanted, and there is room for {room:g}"
         if ground.is_here:
-            advice = "lower run.num_actors or run.gpus_per_actor; a run would wait half an hour and fail"
+            advice = "lower run.num_actors or run.gpus_per_actor; a run would wait for what does not come, and fail"
             notes.error("actors", message, advice)
         else:
             notes.warn("actors", message, "see whether the cluster will grow; else the run waits for ever for them")

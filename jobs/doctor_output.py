@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from inference.errors import OutputError
 from inference.findings import Notes
 from jobs import manifest, storage
 from jobs.config import JobConfig
@@ -100,13 +99,10 @@ def _probe(output: Location, notes: Notes) -> None:
 
 
 def _write_and_delete(place: Location) -> bool:
-    was_there = storage.look(place).type == pafs.FileType.Directory
     # Should this process die in between, the next run sweeps the file away by its name.
     probe = place.join(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     storage.write(probe, b"")
     storage.delete(probe)
-    if not was_there and not _holds_something(place):
-        storage.delete_directory(place)  # the empty object that pyarrow leaves for it on S3
     return True
 
 
@@ -115,15 +111,6 @@ def _nearest(output: Location) -> Location:
     path = Path(output.path)
     there = next(each for each in (path, *path.parents) if each.exists())
     return Location(output.uri, there.as_posix())
-
-
-def _holds_something(place: Location) -> bool:
-    selector = pafs.FileSelector(place.path, allow_not_found=True)
-    try:
-        return bool(place.filesystem.get_file_info(selector))
-    except OSError as error:
-        msg = f"output.path: {place} cannot be listed ({error}); check permissions and credentials"
-        raise OutputError(msg) from error
 
 
 def _examine_space(job: JobConfig, plan: Plan, pending: Sequence[Split], source: Source, notes: Notes) -> None:

@@ -8,6 +8,8 @@ from jobs.label_report import Against, Gold, Histogram, LabelReport
 
 _NUM_LABELS = 12
 _NUM_LINES = 3
+# Beside precision and recall a screen has no room for all 20 bins, of which the lower ones are mostly empty.
+_HALF = 10
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _NONE = "-"
 
@@ -74,17 +76,22 @@ def _bars(counts: list[int]) -> str:
 
 def _labels(report: LabelReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("label", overflow="ellipsis", no_wrap=True, max_width=30)
-    for name in (report.counted or "rows", "share", "mean confidence"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("confidence 0 to 1", no_wrap=True)
     is_compared = report.gold is not None and bool(report.gold.labels)
+    table.add_column("label", overflow="ellipsis", no_wrap=True, max_width=14 if is_compared else 30)
+    for name in (report.counted or "rows", "share", "confidence"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("0.5 to 1" if is_compared else "0 to 1", no_wrap=True)
     metrics = {each.label: each for each in report.gold.labels} if report.gold is not None else {}
     if is_compared:
         for name in ("precision", "recall", "F1"):
             table.add_column(name, justify="right", no_wrap=True)
     for each in report.labels[:_NUM_LABELS]:
-        cells = [f"{each.count:,}", f"{each.share:.1%}", _number(each.mean_confidence), _bars(each.histogram)]
+        cells = [
+            f"{each.count:,}",
+            f"{each.share:.1%}",
+            _number(each.mean_confidence),
+            _bars(each.histogram)[is_compared * _HALF :],
+        ]
         if is_compared:
             found = metrics.get(each.label or "")
             cells += (
@@ -117,11 +124,11 @@ def _against(against: Against) -> list[str]:
     lines = [f"against    {against.output}: no row could be matched, so distributions alone are compared"]
     if against.num_matched:
         agreement = f"{_percent(against.agreement)} of {against.num_matched:,} rows agree"
-        lines = [f"against    {against.output}: {agreement}, {against.num_flipped:,} flipped"]
+        lines = [f"against    {against.output}", f"           {agreement}, {against.num_flipped:,} flipped"]
         for flip in against.flips[:_NUM_LINES]:
             lines.append(f"             {flip.count:,} x {flip.before or '(no label)'} → {flip.now or '(no label)'}")
     drift = ", ".join(f"{each.what} {each.psi:.3f}{f' ({each.flag})' if each.flag else ''}" for each in against.drift)
-    return [*lines, f"           population stability index: {drift}"]
+    return [*lines, f"           drift (PSI): {drift}"]
 
 
 def _percent(value: float | None) -> str:

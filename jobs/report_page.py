@@ -81,9 +81,8 @@ def text(value: Any) -> Markup:
     head = _head(content)
     if head == content:
         return Markup('<div class="text" dir="auto">{}</div>').format(_visible(content))
-    page = Markup(
-        '<details><summary class="text" dir="auto">{}</summary><div class="text" dir="auto">{}</div></details>'
-    )
+    head_and_rest = '<summary class="text" dir="auto">{}</summary><div class="text" dir="auto">{}</div>'
+    page = Markup(f'<details class="unfolds">{head_and_rest}</details>')  # noqa: S704 - ours, and formatted hence escaped
     return page.format(_visible(head), _visible(content[len(head) :]))
 
 

@@ -3,8 +3,9 @@
 In: a sample of texts. Out: tokens per second of one Predictor, while as many run as the machine would have.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import inference
+from inference.batching import plan_micro_batches
 from jobs.resources import available_cpus
 from jobs.stages import Work
 
@@ -22,8 +24,8 @@ _ROUND_SECONDS = 2.0
 _NUM_ROUNDS = 3
 # What a round takes is foreseen from a shorter one, if it is not too short.
 _LEAST_SHARE = 0.25
-_FIRST_ROWS = 8
 _GROWTH = 4
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ def measure_speed(  # noqa: PLR0913, PLR0917
     num_tokens: NDArray[np.float64],
     num_predictors: int,
 ) -> Speed:
-    """Label rows of a sample again and again, a little longer each time, then three rounds of about two seconds.
+    """Label micro-batches of a sample, a few first, then three rounds of about two seconds.
 
     On CPUs as in a run: threads that tokenize and share one Predictor, each with the threads of an actor. On a GPU one
     Predictor is fed with tokens; where the processors here would not tokenize as fast as all GPUs take it, that counts.
@@ -75,22 +77,22 @@ def measure_speed(  # noqa: PLR0913, PLR0917
     loaded = time.perf_counter()
     is_on_gpu = bool(work.resources.gpus_per_actor)
     count = 1 if is_on_gpu else num_predictors
-    order = np.random.default_rng(0).permutation(len(texts))
+    blocks = _blocks(num_tokens, work.model.max_batch_tokens, count)
     prepare = tokenizer if is_on_gpu else _unchanged
     label = predictor if is_on_gpu else lambda table: predictor(tokenizer(table))
     with ThreadPoolExecutor(count) as pool:
 
-        def take(start: int, num_rows: int) -> tuple[float, float]:
-            """Label some rows: tokens per second of all Predictors, and the seconds of the slowest."""
-            rows = np.take(order, np.arange(start, start + num_rows), mode="wrap")
-            hands = _deal(rows, num_tokens, count)
+        def take(start: int, num_blocks: int) -> tuple[float, float]:
+            """Label some blocks: tokens per second of all Predictors, and the seconds of the slowest."""
+            chosen = [blocks[i % len(blocks)] for i in range(start, start + num_blocks)]
+            hands = [np.concatenate(chosen[i::count]) for i in range(min(count, num_blocks))]
             tables = [prepare(texts.take(pa.array(hand))) for hand in hands]
             seconds = list(pool.map(partial(_seconds, label), tables))
             # One by one: in a run nobody waits for the slowest.
             return sum(num_tokens[hand].sum() / each for hand, each in zip(hands, seconds, strict=True)), max(seconds)
 
-        num_rows = _rows_of_a_round(take, count * _FIRST_ROWS, len(texts))
-        rounds = [float(take(i * num_rows, num_rows)[0]) for i in range(_NUM_ROUNDS)]
+        size = _blocks_of_a_round(take, min(count, len(blocks)), len(blocks))
+        rounds = [float(take(i * size, size)[0]) for i in range(_NUM_ROUNDS)]
     mean = harmonic_mean(rounds)  # of equal work, as one after the other takes time
     rate = mean / count
     if is_on_gpu:
@@ -119,18 +121,24 @@ def _unchanged(table: pa.Table) -> pa.Table:
     return table
 
 
-def _rows_of_a_round(take: Callable[[int, int], tuple[float, float]], num_rows: int, num_sampled: int) -> int:
-    """How many rows take two seconds, or all of the sample; warms everything up."""
-    num_rows = min(num_rows, num_sampled)
-    take(0, num_rows)
-    while True:
-        _, seconds = take(0, num_rows)
-        if seconds > _LEAST_SHARE * _ROUND_SECONDS or num_rows == num_sampled:
-            return int(np.clip(num_rows * _ROUND_SECONDS / seconds, 1, num_sampled))
-        num_rows = min(num_rows * _GROWTH, num_sampled)
+def _blocks(num_tokens: NDArray[np.float64], max_batch_tokens: int | None, count: int) -> list[NDArray[np.int64]]:
+    """The sample in micro-batches, in an order in which any few that follow one another are of all lengths.
+
+    A few rows by themselves would be slower than the same rows in a split, where they lie among others of their length.
+    The steps are those of the golden ratio, which spread evenly however many there are.
+    """
+    budget = min(max_batch_tokens or math.inf, num_tokens.sum() / (_GROWTH * count))
+    blocks = list(plan_micro_batches(num_tokens.astype(np.int64), max(int(budget), 1), is_packed=True))
+    places = np.argsort(np.argsort(np.arange(len(blocks)) * _GOLDEN % 1))
+    return [blocks[place] for place in places]
 
 
-def _deal(rows: NDArray[np.int64], num_tokens: NDArray[np.float64], count: int) -> Sequence[NDArray[np.int64]]:
-    """Rows dealt out like cards, the longest first, so that all have as much to do."""
-    by_length = rows[np.argsort(-num_tokens[rows], kind="stable")]
-    return [by_length[start::count] for start in range(min(count, len(rows)))]
+def _blocks_of_a_round(take: Callable[[int, int], tuple[float, float]], size: int, num_blocks: int) -> int:
+    """How many blocks take two seconds, or are all of the sample; warms everything up."""
+    _, seconds = take(0, size)
+    while seconds < _ROUND_SECONDS:
+        _, seconds = take(0, size)
+        if seconds > _LEAST_SHARE * _ROUND_SECONDS or size == num_blocks:
+            return int(np.clip(size * _ROUND_SECONDS / seconds, size, num_blocks))
+        size = min(size * _GROWTH, num_blocks)
+    return size

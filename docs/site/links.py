@@ -90,7 +90,7 @@ def _place(target: Path) -> str:
     """Where a file or folder of the repository is in the site."""
     if target.is_dir():
         return f"repository/{target.relative_to(ROOT)}/index.md"
-    is_page = target.is_relative_to(DOCS) and not target.is_relative_to(DOCS / "site")
+    is_page = target.is_relative_to(DOCS) and (target.parent != DOCS / "site" or target.suffix == ".css")
     return str(target.relative_to(DOCS)) if is_page else f"repository/{target.relative_to(ROOT)}"
 
 
