@@ -14,12 +14,13 @@ from itertools import accumulate
 from typing import Any
 
 from inference.checkpoint import open_checkpoint
-from inference.columns import accounting_fields
+from inference.columns import CASCADE_FIELDS, accounting_fields
 from inference.errors import FingerprintError, OutputError
 from inference.tasks import load_task
 from jobs import manifest
 from jobs.config import JobConfig
 from jobs.footers import read_footers
+from jobs.models import prefixes
 from jobs.plan import Plan, make_plan
 from jobs.report import hash_fingerprint
 from jobs.shards import Split
@@ -56,6 +57,7 @@ class Verification:
     """Whether nothing is wrong; shards that changed since, or are new, are no fault of the output."""
     fingerprint: str
     dtype: str
+    """Of the model; of several, those that differ."""
     num_splits: int
     num_parts: int
     """Splits with a part that is theirs."""
@@ -96,7 +98,8 @@ def verify_job(job: JobConfig, effort: Effort) -> Verification:
     if effort.parts is not None and effort.parts < len(chosen):
         picked = set(_dice(effort.seed).sample(range(len(chosen)), effort.parts))
         chosen = [split for i, split in enumerate(chosen) if i in picked]
-    tolerance = _tolerance(effort, fingerprint["model.dtype"])
+    dtypes = list(dict.fromkeys(fingerprint[f"{prefix}.dtype"] for prefix in prefixes(len(plan.models))))
+    tolerance = _tolerance(effort, dtypes)
     contract = _contract(plan)
     num_read, num_rows, values = _read_parts(plan, contract, chosen, listing, effort, tolerance)
     report = values.finish() if effort.sample else None
@@ -104,7 +107,7 @@ def verify_job(job: JobConfig, effort: Effort) -> Verification:
         output=job.output.path,
         is_sound=not listing.problems and (report is None or report.is_within),
         fingerprint=hash_fingerprint(fingerprint),
-        dtype=fingerprint["model.dtype"],
+        dtype=", ".join(dtypes),
         num_splits=len(plan.splits),
         num_parts=len(listing.readable),
         num_read=num_read,
@@ -156,9 +159,10 @@ def _settled(plan: Plan, existing: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _contract(plan: Plan) -> Contract:
-    task = load_task(plan.task, open_checkpoint(plan.model))
+    task = load_task(plan.task, open_checkpoint(plan.models[0]))
     predicted, hooked = [field.name for field in task.fields()], {field.name for field in task.hook.fields}
-    added = {*predicted, *(field.name for field in accounting_fields(task))}
+    more = CASCADE_FIELDS if len(plan.models) > 1 else ()
+    added = {*predicted, *(field.name for field in (*accounting_fields(task), *more))}
     return Contract(
         read_schema=plan.read_schema,
         schema=as_written(plan.output_schema),
@@ -168,8 +172,9 @@ def _contract(plan: Plan) -> Contract:
     )
 
 
-def _tolerance(effort: Effort, dtype: str) -> Tolerance:
-    default = TOLERANCES[dtype]
+def _tolerance(effort: Effort, dtypes: Sequence[str]) -> Tolerance:
+    """What is asked for, or what suits the coarsest precision."""
+    default = max((TOLERANCES[dtype] for dtype in dtypes), key=lambda tolerance: tolerance.max_difference)
     return Tolerance(
         default.min_agreement if effort.min_agreement is None else effort.min_agreement,
         default.max_difference if effort.max_difference is None else effort.max_difference,

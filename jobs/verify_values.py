@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from inference.columns import ANSWERED_BY
 from jobs.plan import Plan
 from jobs.verify_parts import SampledRow
 
@@ -83,7 +84,7 @@ class Values:
     """Compares the rows of a sample, one at a time."""
 
     def __init__(self, plan: Plan, tolerance: Tolerance, num_sampled: int) -> None:
-        """Load the checkpoint, unless there is nothing to compare.
+        """Load the checkpoints, unless there is nothing to compare.
 
         Raises:
             ModelError: transformers alone cannot load it.
@@ -94,18 +95,17 @@ class Values:
         self._differences: dict[str, float] = {}
         self._rows: list[RowDifference] = []
         self._counts: Counter[str] = Counter()
-        self._reference: Reference | None = None
+        self._references: list[Reference] = []
         if num_sampled:
             from inference import reference  # noqa: PLC0415 - imports torch
 
-            self._reference = reference.Reference(plan.model, plan.task)
+            self._references = [reference.Reference(model, plan.task) for model in plan.models]
 
     def add(self, shard: str, first_row: int, sampled: Iterable[SampledRow]) -> None:
         """Recompute rows of one split, which starts in that row of its shard."""
-        if self._reference is None:
-            return
         for item in sampled:
-            verdict = self._reference.check(item.texts, item.found)
+            # Of several models one has answered, as it would have alone.
+            verdict = self._references[item.found.get(ANSWERED_BY) or 0].check(item.texts, item.found)
             self._add(verdict, shard, first_row + item.row, " / ".join(map(_as_text, item.texts.values())))
 
     def _add(self, verdict: "Verdict", shard: str, row: int, text: str) -> None:

@@ -27,7 +27,7 @@ from jobs.manifest import MANIFEST, SUCCESS
 from jobs.plan import make_plan
 from jobs.storage import locate
 from jobs.verify import Effort, Verification, _choose_rows, verify_job
-from tests.conftest import RAGGED_TEXTS
+from tests.conftest import RAGGED_TEXTS, MakeCheckpoint
 from tests.inference.tasks import examples
 from tests.jobs.conftest import MakeJob, run
 from tests.jobs.s3_server import Store
@@ -452,6 +452,28 @@ def test_the_output_of_every_task_is_sound(task: str, tmp_path: Path) -> None:
     assert result.values.rows == ()
     assert (result.values.agreement, result.is_sound) == (1.0, True)
     assert 0 < result.values.max_difference < 1e-4
+
+
+def test_of_several_models_the_one_that_answered_is_asked_again(world: World, make_checkpoint: MakeCheckpoint) -> None:
+    labels = ["negative", "neutral", "positive"]
+    second = make_checkpoint(labels, max_length=64, hidden_size=16)
+    first = {"name": str(world.checkpoint), "dtype": "float32", "escalate_below": 0.7}
+    world.job |= {"model": [first, {"name": str(second), "dtype": "float32"}]}
+    world.job["output"] = {"path": str(world.folder / "cascade")}
+    assert world.run().exit_code == 0
+    path = world.folder / "cascade" / "good-00000.parquet"
+    assert set(pq.ParquetFile(path).read().column("answered_by").to_pylist()) == {0, 1}
+    content = found(world, 0)
+    assert (content["values"]["num_compared"], content["values"]["agreement"]) == (50, 1.0)
+    rewrite(
+        path,
+        lambda table: table.set_column(
+            (i := table.schema.get_field_index("answered_by")),
+            table.schema.field(i),
+            pc.subtract(pa.scalar(1, pa.int8()), table.column("answered_by")),
+        ),
+    )
+    assert found(world, 1)["values"]["num_different"] > 10
 
 
 def test_an_output_on_s3_is_read_there(
