@@ -75,7 +75,7 @@ def report() -> dict[str, Any]:
 def many(report: dict[str, Any]) -> dict[str, Any]:
     """The same with hundreds of labels of long names, and a full confusion matrix."""
     bigger = copy.deepcopy(report)
-    names = [f"category.number-{i:03}.with_a_name_as_long_as_names_become" for i in range(NUM_MANY)]
+    names = [f"Category.number-{i:03}.with_a_name_as_long_as_names_become" for i in range(NUM_MANY)]
     first, metrics = bigger["labels"][0], bigger["gold"]["labels"][0]
     bigger["labels"] = [first | {"label": name, "count": 5000 - i} for i, name in enumerate(names)]
     bigger["gold"]["labels"] = [metrics | {"label": name, "support": 5000 - i} for i, name in enumerate(names)]
@@ -212,7 +212,7 @@ def test_the_first_30_of_many_labels_are_shown_and_the_rest_on_request(page: Pag
 def test_a_filter_finds_what_is_folded(page: Page, paths: dict[str, Path]) -> None:
     page.open(paths["many"])
     page.evaluate("document.getElementById('find-label').focus()")
-    page.write("NUMBER-13")
+    page.write("category.NUMBER-13")
     seen = page.evaluate(
         "[...document.querySelectorAll('#label-table tbody tr')].filter((row) => row.checkVisibility())"
         ".map((row) => row.cells[0].textContent.slice(16, 19))"
