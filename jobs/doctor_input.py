@@ -103,7 +103,8 @@ def _examine_kept(job: JobConfig, task: Task | None, shards: Sequence[Shard], no
     kept = notes.attempt("output columns", lambda: unify(shards, job.output.keep_columns))
     if kept is None or task is None:
         return
-    schema = notes.attempt("output columns", lambda: output_schema(kept, task))
+    is_cascade = len(job.models) > 1
+    schema = notes.attempt("output columns", lambda: output_schema(kept, task, is_cascade=is_cascade))
     if schema is not None:
         added = schema.names[len(kept) :]
         notes.ok("output columns", f"{len(kept)} of the input are kept; added are {', '.join(added)}")

@@ -50,6 +50,13 @@ def examine(world: World, *arguments: str) -> Result:
     return RUNNER.invoke(app, ["doctor", str(path), *arguments])
 
 
+def _follow(world: World, **columns: list[str]) -> None:
+    """Two models instead of one, over a shard with other columns."""
+    model = world.job["model"]
+    world.job["model"] = [model | {"escalate_below": 0.5}, model]
+    world.write_shard("good.parquet", TEXTS, **columns)
+
+
 def checks(result: Result) -> list[dict[str, str]]:
     """What `--json` says."""
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
@@ -182,6 +189,12 @@ ERRORS: dict[str, tuple[Spoil, tuple[str, ...], str, str]] = {
         (),
         "output columns",
         "the input has a column 'label', which is also what text-classification writes",
+    ),
+    "a column in the way of what several models add": (
+        lambda world: _follow(world, answered_by=TEXTS),
+        (),
+        "output columns",
+        "the input has a column 'answered_by', which is also what text-classification writes",
     ),
     "a column to keep that is not there": (
         nothing,
