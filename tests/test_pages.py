@@ -35,6 +35,7 @@ JOB: dict[str, Any] = {
 ELSEWHERE = {
     ("README.md", "python"): "tests/test_rules.py runs the first one; the second one is a sketch that needs a Ray",
     ("docs/CONTRIBUTING.md", "python"): "tests/test_docs.py adds the task and runs a job with it",
+    ("docs/cascade.md", "python"): "tests/jobs/test_cascade.py runs both",
     ("docs/reliability.md", "python"): "tests/jobs/test_s3.py and tests/jobs/test_index.py read while runs go on",
     ("docs/scheduling.md", "cron"): "tests/test_scheduling.py runs the lines",
     ("docs/scheduling.md", "ini"): "tests/test_scheduling.py runs what the units run",
@@ -49,6 +50,13 @@ NOT_RUN = {
     r"python3\S* -m venv .*|pip install .*": "sets up what this test runs in",
     r"shardlabel --install-completion": "writes into the home directory; tests/jobs/test_completion.py",
     r"shardlabel run docs/demo/job.yaml input.path=build/demo/docstrings .*": "tests/test_demo.py runs it",
+    r"shardlabel run cascade.yaml .*": "on real packages, for minutes; tests/jobs/test_cascade.py runs lists of models",
+    r"shardlabel doctor .*": "on jobs that are wrong on purpose, or real packages; tests/jobs/test_doctor.py",
+    r"shardlabel report .*": "on outputs of the demo and of real packages; tests/jobs/test_labels.py",
+    r"shardlabel verify .*": "on real packages, and on an output that was spoilt; tests/jobs/test_verify.py",
+    r"shardlabel (calibrate|run docs/demo/job.yaml input.path=build/demo/half) .*": "tests/jobs/test_calibrate.py",
+    r"shardlabel (relabel|run docs/demo/job.yaml input.path=../shared/\S*) .*": "tests/jobs/test_relabel.py",
+    r"echo \$\?": "what the command before it ended with, which its tests assert",
     r"ray (up|dashboard|exec|down|job) .*|export RAY_.*|\(umask .*": "needs AWS; tests/cluster/test_commands.py",
     r"kubectl .*": "needs a Kubernetes; tests/cluster/test_kubernetes.py checks what it is given",
 }
