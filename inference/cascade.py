@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from inference.checkpoint import open_checkpoint
 from inference.columns import accounting_fields
-from inference.config import ModelConfig, TaskConfig
-from inference.escalation import check_bounds, check_models, goes_on, has_texts, replaced, with_origin
+from inference.config import ModelConfig, TaskConfig, check_bounds
+from inference.escalation import check_models, goes_on, has_texts, replaced, with_origin
 from inference.predictor import Predictor
 from inference.repeats import plain_texts
 from inference.stats import Stats

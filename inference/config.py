@@ -3,9 +3,12 @@
 Nothing here touches a file or imports torch: the driver of a job builds these.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from inference.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -59,3 +62,26 @@ class TaskConfig(Frozen):
     """Also keep the normalised score of every class."""
     logits: bool = False
     """Also keep the raw logits."""
+
+
+def check_bounds(models: Sequence[ModelConfig]) -> None:
+    """Check that each model that another one follows says which rows go on, and that the last does not.
+
+    Raises:
+        ConfigError: one lacks `escalate_below`, or has it and is the last.
+    """
+    *earlier, last = models
+    for number, model in enumerate(earlier):
+        if model.escalate_below is None:
+            msg = (
+                f"model.{number}.escalate_below: missing; rows of {model.name} below which confidence are to go on to "
+                f"{models[number + 1].name}? Give a number above 0 and up to 1, such as 0.8"
+            )
+            raise ConfigError(msg)
+    if last.escalate_below is not None:
+        where = f"model.{len(earlier)}" if earlier else "model"
+        msg = (
+            f"{where}.escalate_below: {last.escalate_below:g} is given, and no model follows {last.name} to which rows "
+            "could go on; leave it out, or make model a list to which you add one"
+        )
+        raise ConfigError(msg)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from inference.checkpoint import Checkpoint
 from inference.columns import ANSWERED_BY, CASCADE_FIELDS, ESCALATED_FROM
-from inference.config import ModelConfig, TaskConfig
+from inference.config import TaskConfig
 from inference.errors import ConfigError, ModelError
 from inference.tasks.base import Task
 
@@ -21,29 +21,6 @@ _TASK = "text-classification"
 _ANSWER = ["label", "confidence"]
 
 _NUM_NAMES = 5
-
-
-def check_bounds(models: Sequence[ModelConfig]) -> None:
-    """Check that each model that another one follows says which rows go on, and that the last does not.
-
-    Raises:
-        ConfigError: one lacks `escalate_below`, or has it and is the last.
-    """
-    *earlier, last = models
-    for number, model in enumerate(earlier):
-        if model.escalate_below is None:
-            msg = (
-                f"model.{number}.escalate_below: missing; rows of {model.name} below which confidence are to go on to "
-                f"{models[number + 1].name}? Give a number above 0 and up to 1, such as 0.8"
-            )
-            raise ConfigError(msg)
-    if last.escalate_below is not None:
-        where = f"model.{len(earlier)}" if earlier else "model"
-        msg = (
-            f"{where}.escalate_below: {last.escalate_below:g} is given, and no model follows {last.name} to which rows "
-            "could go on; leave it out, or make model a list to which you add one"
-        )
-        raise ConfigError(msg)
 
 
 def check_models(config: TaskConfig, checkpoints: Sequence[Checkpoint], tasks: Sequence[Task]) -> None:

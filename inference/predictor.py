@@ -19,9 +19,8 @@ from inference.batching import plan_micro_batches
 from inference.checkpoint import open_checkpoint
 from inference.collected import Collected, Values
 from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, TOKEN_COLUMNS, accounting_fields, error_column, scatter
-from inference.config import ModelConfig, TaskConfig
+from inference.config import ModelConfig, TaskConfig, check_bounds
 from inference.copies import Arrived, Copies
-from inference.escalation import check_bounds
 from inference.hardware import MAX_BATCH_TOKENS
 from inference.isolation import isolate, loses_device
 from inference.model import Model

@@ -15,9 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from inference.config import Frozen, ModelConfig, TaskConfig
+from inference.config import Frozen, ModelConfig, TaskConfig, check_bounds
 from inference.errors import ConfigError
-from inference.escalation import check_bounds
 from inference.explain import explain_validation_error
 
 

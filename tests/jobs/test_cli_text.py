@@ -20,6 +20,7 @@ ORDINARY: dict[str, Any] = {
     "num_truncated": 3,
     "num_tokens": 450,
     "errors": {},
+    "num_escalated": [],
     "num_splits": 3,
     "num_parts": 3,
     "num_pending": 0,
