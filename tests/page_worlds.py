@@ -33,6 +33,12 @@ def _doctor() -> None:
     Path("bad.yaml").write_text(job)
 
 
+def _plan() -> None:
+    """The same job on Ray, as the page has it; nothing is run."""
+    job = yaml.safe_load(Path("job.yaml").read_text())
+    Path("job.yaml").write_text(yaml.safe_dump({key: value for key, value in job.items() if key != "run"}))
+
+
 def _relabel() -> None:
     """Rows with gold that is right, and an output with logits."""
     _with_gold("build/demo/half", "gold")
@@ -59,6 +65,7 @@ PREPARATIONS: dict[str, Callable[[], None]] = {
     "docs/index.md": _start_anew,
     "docs/cascade.md": _cascade,
     "docs/doctor.md": _doctor,
+    "docs/plan.md": _plan,
     "docs/relabel.md": _relabel,
     "docs/report.md": _report,
     "docs/verify.md": _verify,

@@ -52,13 +52,6 @@ NOT_RUN = {
     r"python3\S* -m venv .*|pip install .*": "sets up what this test runs in",
     r"shardlabel --install-completion": "writes into the home directory; tests/jobs/test_completion.py",
     r"shardlabel run docs/demo/job.yaml input.path=build/demo/docstrings .*": "tests/test_demo.py runs it",
-    r"shardlabel run cascade.yaml .*": "on real packages, for minutes; tests/jobs/test_cascade.py runs lists of models",
-    r"shardlabel doctor .*": "on jobs that are wrong on purpose, or real packages; tests/jobs/test_doctor.py",
-    r"shardlabel report .*": "on outputs of the demo and of real packages; tests/jobs/test_labels.py",
-    r"shardlabel verify .*": "on real packages, and on an output that was spoilt; tests/jobs/test_verify.py",
-    r"shardlabel (calibrate|run docs/demo/job.yaml input.path=build/demo/half) .*": "tests/jobs/test_calibrate.py",
-    r"shardlabel (relabel|run docs/demo/job.yaml input.path=../shared/\S*) .*": "tests/jobs/test_relabel.py",
-    r"echo \$\?": "what the command before it ended with, which its tests assert",
     r"ray (up|dashboard|exec|down|job) .*|export RAY_.*|\(umask .*": "needs AWS; tests/cluster/test_commands.py",
     r"kubectl .*": "needs a Kubernetes; tests/cluster/test_kubernetes.py checks what it is given",
 }
