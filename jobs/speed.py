@@ -77,7 +77,7 @@ def measure_speed(  # noqa: PLR0913, PLR0917
     loaded = time.perf_counter()
     is_on_gpu = bool(work.resources.gpus_per_actor)
     count = 1 if is_on_gpu else num_predictors
-    blocks = _blocks(num_tokens, work.model.max_batch_tokens, count)
+    blocks = _blocks(num_tokens, work.models[0].max_batch_tokens, count)
     prepare = tokenizer if is_on_gpu else _unchanged
     label = predictor if is_on_gpu else lambda table: predictor(tokenizer(table))
     with ThreadPoolExecutor(count) as pool:
