@@ -301,9 +301,10 @@ def test_the_page_says_what_the_report_says(page: Page, paths: dict[str, Path], 
 def test_the_bars_of_a_chart_are_as_high_as_the_numbers_beside_it(page: Page, paths: dict[str, Path]) -> None:
     page.open(paths["few"])
     path = page.evaluate("document.querySelector('#chart-confidence .area').getAttribute('d')")
-    highs = [float(high) for high in re.findall(r"v-([\d.]+)", path)]
+    drawn = [(float(x), float(high)) for x, high in re.findall(r"M([\d.]+) 40v-([\d.]+)", path)]
     counts = [number(cells[2]) for cells in rows(page, "#chart-confidence")]
-    assert highs == [pytest.approx(40 * n / max(counts), abs=0.01) for n in counts if n]
+    bars = [(5 * i, 40 * n / max(counts)) for i, n in enumerate(counts) if n]
+    assert drawn == [pytest.approx(bar, abs=0.01) for bar in bars]
     # What the label table draws is what it says.
     widths = page.evaluate("[...document.querySelectorAll('#label-table .bar > span')].map((each) => each.offsetWidth)")
     shares = [number(cells[3]) for cells in rows(page, "#label-table")]
