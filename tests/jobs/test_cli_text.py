@@ -54,8 +54,8 @@ def test_an_ordinary_run_says_this() -> None:
         "speed      22 rows/s, 225 tokens/s, 2.0 s",
         "precision  float32",
         "parts      3 of 3 in out",
-        "report     out/_shardlabel/report.json",
     ]
+    assert summary(report(), is_pruned=False, labels={}).splitlines()[4:] == ["report     out/_shardlabel/report.html"]
 
 
 def test_labels_come_with_their_shares_the_commonest_first() -> None:
