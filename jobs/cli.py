@@ -123,8 +123,10 @@ def status(
 
 def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **how: bool) -> None:
     from jobs.cli_text import failed_shards, stopped, summary
+    from jobs.labels import read_label_counts
     from jobs.progress import RunProgress
     from jobs.run import run_job
+    from jobs.storage import locate
 
     quiet_libraries()
     try:
@@ -138,7 +140,11 @@ def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **h
         printer.fail(error)
     except Stopped:
         printer.end(f"stopped by {stop.reason} before a split was begun; run again to begin", STOPPED_STATUS)
-    print(json.dumps(report.as_dict()) if printer.as_json else summary(report, is_pruned=how.get("prune", False)))
+    if printer.as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        labels = None if report.stopped else read_label_counts(locate(report.output), report.num_parts)
+        print(summary(report, is_pruned=how.get("prune", False), labels=labels))
     if report.stopped:
         printer.end(stopped(report), STOPPED_STATUS)
     if report.failed_shards:

@@ -13,7 +13,7 @@ _NUM_LABELS = 5
 _WIDTH = 66
 _LABEL_WIDTH = 30
 
-_REPORT = "_shardlabel/report.json"
+_PAGE = "_shardlabel/report.html"
 
 
 def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | None = None) -> str:
@@ -22,7 +22,7 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     Args:
         report: of the run.
         is_pruned: whether parts of vanished shards were to be removed.
-        labels: rows of each label, where they are known.
+        labels: how often each label was given; None where the run left no report that says so.
     """
     rows = f"{report.num_rows:,} ({report.new_rows:,} in this run)"
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
@@ -38,8 +38,8 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     if report.vanished_shards:
         what = "their parts were removed" if is_pruned else "their parts are still there, --prune removes them"
         lines.append(f"vanished   {len(report.vanished_shards):,} shards ({_few(report.vanished_shards)}); {what}")
-    if report.stopped is None:
-        lines.append(f"report     {report.output.rstrip('/')}/{_REPORT}")
+    if labels is not None:
+        lines.append(f"report     {report.output.rstrip('/')}/{_PAGE}")
     if report.num_failed:
         lines.append("next       mend what the column `error` says, then: shardlabel retry JOB.yaml")
     return "\n".join(lines)

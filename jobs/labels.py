@@ -128,6 +128,14 @@ def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None
     write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
 
 
+def read_label_counts(output: Location, num_parts: int) -> dict[str, int] | None:
+    """How often each label was given, by the report that the end of a run left; None where it left none."""
+    content = None if num_parts > MAX_PARTS_AT_END else storage.read_text(output.join(REPORT))
+    if content is None:
+        return None
+    return {each["label"]: each["count"] for each in json.loads(content)["labels"] if each["label"] is not None}
+
+
 def count(source: Source) -> tuple[Counters, list[ShardSummary]]:
     """The counters of all parts, and a summary of each shard.
 

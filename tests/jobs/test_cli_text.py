@@ -1,14 +1,17 @@
 """What a run says in the end fits a screen, however much there is to say."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.cli_text import failed_shards, summary
+from jobs.labels import read_label_counts
 from jobs.parts import PartRecord
 from jobs.report import RunReport, sum_errors, summarise
-from tests.jobs.conftest import MakeJob, run
+from jobs.storage import locate
+from tests.jobs.conftest import MakeJob, read_parts, run
 
 LINES, COLUMNS = 24, 80
 
@@ -54,8 +57,8 @@ def test_an_ordinary_run_says_this() -> None:
         "speed      22 rows/s, 225 tokens/s, 2.0 s",
         "precision  float32",
         "parts      3 of 3 in out",
-        "report     out/_shardlabel/report.json",
     ]
+    assert summary(report(), is_pruned=False, labels={}).splitlines()[4:] == ["report     out/_shardlabel/report.html"]
 
 
 def test_labels_come_with_their_shares_the_commonest_first() -> None:
@@ -123,6 +126,10 @@ def test_a_report_has_the_commonest_errors_of_old_and_new_parts() -> None:
 def test_a_run_leaves_the_report_where_it_says(make_job: MakeJob) -> None:
     found = run(make_job())
     assert found.errors == {"InputError: text is null": 5}
-    last, following = summary(found, is_pruned=False).splitlines()[-2:]
+    given = Counter(row["label"] for row in read_parts(found.output) if row["label"] is not None)
+    labels = read_label_counts(locate(found.output), found.num_parts)
+    assert labels == given
+    last, following = summary(found, is_pruned=False, labels=labels).splitlines()[-2:]
     assert Path(last.split()[1]).is_file()
     assert following.startswith("next ")
+    assert read_label_counts(locate(found.output), 10**6) is None

@@ -171,7 +171,7 @@ def test_for_a_cluster_nothing_is_measured_and_its_own_speed_is_asked_for(make_j
     assert given.cost is not None
     assert given.cost.num_actors == 8
     assert given.cost.gpu_hours == pytest.approx(given.cost.actor_hours)
-    assert given.model.max_batch_tokens == 65_536
+    assert given.model.max_batch_tokens == 131_072
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.jobs.conftest import run
 from tests.jobs.test_packages import MODEL, PACKAGES
 
 NUM_ROWS = 10_000
-ATTEMPTS = 2
+ATTEMPTS = 3
 """A load that comes or goes between the estimates and the run is no mistake of either."""
 
 
