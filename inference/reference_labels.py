@@ -61,6 +61,11 @@ class TextClassification:
         self._labels = [config.id2label[i] for i in range(config.num_labels)]
         self._is_multi_label = config.problem_type == "multi_label_classification"
         self._is_raw = config.problem_type == "regression"
+        renamed, given = options.label_map or {}, options.temperature
+        self._names = [renamed.get(label, label) for label in self._labels]
+        self._temperatures = np.array(
+            [given.get(label, 1.0) if isinstance(given, dict) else given or 1.0 for label in self._labels]
+        )
 
     def answer(self, row: Row) -> dict[str, Any]:
         """Logits and scores of all labels, and what the hook adds."""
@@ -74,17 +79,25 @@ class TextClassification:
 
     def compare(self, found: dict[str, Any], answer: dict[str, Any]) -> Compared:
         """A label's confidence is held against the reference's score of the same label."""
-        scores: dict[str, float] = dict(zip(self._labels, answer["scores"].tolist(), strict=True))
-        parts = [self._decision(found, answer["scores"], scores), *self._hook.compare(found, answer["added"])]
+        scores = self._by_name(answer["scores"])
+        vector = np.array(list(scores.values()))
+        parts = [self._decision(found, vector, scores), *self._hook.compare(found, answer["added"])]
         if "top_k" in found:
             distance = of_labels([(item["label"], item["confidence"]) for item in found["top_k"]], scores)
             parts.append(Compared(differences={"top_k": distance}))
         if "scores" in found:
-            distance = (relative if self._is_raw else absolute)(found["scores"], answer["scores"])
+            distance = (relative if self._is_raw else absolute)(found["scores"], vector)
             parts.append(Compared(differences={"scores": distance}))
         if "logits" in found:
             parts.append(Compared(differences={"logits": relative(found["logits"], answer["logits"])}))
         return joined(*parts)
+
+    def _by_name(self, vector: Vector) -> dict[str, float]:
+        """The scores by the names that are written: of labels of one name the sum, of independent ones the highest."""
+        members: dict[str, list[float]] = {}
+        for name, score in zip(self._names, vector.tolist(), strict=True):
+            members.setdefault(name, []).append(score)
+        return {name: max(values) if self._is_multi_label else sum(values) for name, values in members.items()}
 
     def _decision(self, found: dict[str, Any], vector: Vector, scores: dict[str, float]) -> Compared:
         if "score" in found:
@@ -93,12 +106,12 @@ class TextClassification:
             return Compared(found=_short(found["score"]), expected=_short(expected), differences={"score": distance})
         if self._is_multi_label:
             default = 0.5 if self._options.threshold is None else self._options.threshold
-            limits = {name: default.get(name, 0.5) if isinstance(default, dict) else default for name in self._labels}
+            limits = {name: default.get(name, 0.5) if isinstance(default, dict) else default for name in scores}
             return compare_sets(found, scores, limits)
-        return compare_label(found, scores)
+        return compare_label(found, scores, self._options.abstain_below or 0.0, self._options.abstain_label)
 
     def _scores(self, logits: Vector) -> Vector:
-        items = self._pipeline.postprocess({"logits": torch.tensor(logits[None])}, top_k=None)
+        items = self._pipeline.postprocess({"logits": torch.tensor((logits / self._temperatures)[None])}, top_k=None)
         return np.array([item["score"] for item in items])
 
 
@@ -245,14 +258,23 @@ def sequence_logits(plain: Plain, window: Window) -> Vector:
     return np.array(finite(plain.forward(window).logits[0]).double().numpy())
 
 
-def compare_label(found: dict[str, Any], scores: Mapping[str, float]) -> Compared:
-    """`label` and `confidence` beside the scores of all labels."""
-    expected = max(scores, key=lambda label: scores[label])
+def compare_label(
+    found: dict[str, Any], scores: Mapping[str, float], below: float = 0.0, instead: str | None = None
+) -> Compared:
+    """`label` and `confidence` beside the scores of all labels.
+
+    A best score lower than `below` has the label `instead`; where that is written wrongly, or is not, the score lies so
+    far beyond the bound.
+    """
+    best = max(scores, key=lambda label: scores[label])
+    is_unsure, is_withheld = above(below, scores[best]), below > 0 and found["label"] == instead
+    expected = instead if is_unsure else best
+    distance = of_labels([(best if is_withheld else found["label"], found["confidence"])], scores)
     return Compared(
         is_same=found["label"] == expected,
         found=f"{found['label']} {found['confidence']:.3f}",
-        expected=f"{expected} {scores[expected]:.3f}",
-        differences={"confidence": of_labels([(found["label"], found["confidence"])], scores)},
+        expected=f"{expected} {scores[best]:.3f}",
+        differences={"confidence": max(distance, abs(scores[best] - below) * (is_withheld != is_unsure))},
     )
 
 

@@ -17,6 +17,7 @@ from inference.explain import explain_validation_error
 from inference.labelling import MULTI_LABEL, Labelling, LabellingOptions
 from inference.tasks.text_classification import Options, TextClassification
 from jobs import storage
+from jobs.models import count_models
 from jobs.parts import parse_part
 from jobs.storage import Location
 
@@ -105,6 +106,12 @@ def _check(output: Location, fingerprint: dict[str, Any]) -> None:
         raise OutputError(msg)
     if not fingerprint["output.logits"]:
         msg = f"{output}: has no logits; run the job with output.logits=true into another directory first"
+        raise OutputError(msg)
+    if count_models(fingerprint) > 1:
+        msg = (
+            f"{output}: was answered by several models, and other options would also change which rows go on to the "
+            "next one; run the job with the new options into another directory"
+        )
         raise OutputError(msg)
     options = fingerprint["task.options"]
     if options.get("merge_over") == "scores":

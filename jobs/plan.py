@@ -51,7 +51,10 @@ class Plan:
             ConfigError: there are several.
         """
         if len(self.models) > 1:
-            msg = f"model: a list of {len(self.models)} models, and one alone can be used here; give it as a mapping"
+            msg = (
+                f"model: how many rows each of {len(self.models)} models would get is not known before they have run; "
+                "name one of them alone, as a mapping"
+            )
             raise ConfigError(msg)
         return self.models[0]
 

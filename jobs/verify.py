@@ -168,6 +168,7 @@ def _contract(plan: Plan) -> Contract:
         schema=as_written(plan.output_schema),
         kept=tuple(name for name in plan.output_schema.names if name not in added),
         predicted=tuple(name for name in predicted if name not in hooked),
+        optional=task.optional_fields,
         texts=plan.fingerprint["input.columns"],
     )
 

@@ -46,7 +46,9 @@ class Contract:
     kept: tuple[str, ...]
     """Input columns that the parts have."""
     predicted: tuple[str, ...]
-    """Columns of the task that are null in failed rows and in no others."""
+    """Columns of the task, null in failed rows."""
+    optional: tuple[str, ...] = ()
+    """Those that may be null in other rows too."""
     texts: dict[str, str]
     """What the task reads: its name for a column -> the input's."""
 
@@ -191,7 +193,9 @@ class _Tally:
             self._errors[item["values"]] += item["counts"]
         is_failed, is_odd = pc.is_valid(rows.column(ERROR)), pa.array([False] * len(rows))
         for name in self._contract.predicted:
-            is_odd = pc.or_(is_odd, pc.equal(is_failed, pc.is_valid(rows.column(name))))
+            is_valid = pc.is_valid(rows.column(name))
+            wrong = pc.and_ if name in self._contract.optional else pc.equal
+            is_odd = pc.or_(is_odd, wrong(is_failed, is_valid))
         self.num_odd += pc.sum(is_odd).as_py() or 0
         if self._source is None:
             return

@@ -80,6 +80,8 @@ class Task(ABC):
     """Tokens that a window shares with the one before it."""
     hook: Hook = Hook(None)
     """The user's own function over logits, for the tasks that have the option."""
+    optional_fields: tuple[str, ...] = ()
+    """Those of `fields` that may also be null in a row that did not fail."""
     options_class: ClassVar[type[Frozen]]
     """The task's options: validated, unknown keys refused."""
 

@@ -41,6 +41,8 @@ class TextClassification(Task):
         self.labelling = Labelling(
             options, checkpoint.labels, checkpoint.problem_type, scores=config.scores, logits=config.logits
         )
+        if options.abstain_below is not None and options.abstain_label is None:
+            self.optional_fields = ("label",)
         self.long_text, self.merge, self.merge_over = options.long_text, options.merge, options.merge_over
         self.stride = stride_of(options, checkpoint.max_length)
         # Windows are taken of the first text, each with the whole second one.

@@ -115,6 +115,51 @@ def test_every_kind_of_head_agrees(name: str, request: pytest.FixtureRequest) ->
         assert_agrees(Answered(path, config, table))
 
 
+EXCLUSIVE = {"temperature": 3.0, "label_map": {"neutral": "rest", "positive": "rest"}, "abstain_below": 0.7, "top_k": 2}
+INDEPENDENT = {
+    "temperature": {"art": 3.0, "sport": 0.5},
+    "label_map": {"art": "arts", "music": "arts"},
+    "threshold": {"arts": 0.6, "sport": 0.3},
+    "top_k": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("single_label", EXCLUSIVE),
+        ("single_label", EXCLUSIVE | {"abstain_label": "unsure", "long_text": "window", "merge_over": "scores"}),
+        ("multi_label", INDEPENDENT),
+        ("multi_label", INDEPENDENT | {"long_text": "window", "merge": "max"}),
+        ("one_label", {"temperature": 2.0}),
+    ],
+)
+def test_temperatures_label_maps_and_thresholds_are_part_of_the_reference(
+    name: str, options: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    path, table = request.getfixturevalue(name), pa.table({"text": RAGGED_TEXTS})
+    answered = Answered(path, TaskConfig(scores=True, logits=True, options=options), table)
+    assert_agrees(answered)
+    plain = Answered(path, TaskConfig(scores=True, logits=True), table)
+    assert [row["scores"] for row in answered.found] != [row["scores"] for row in plain.found]
+    labels = {row["label"] for row in answered.found} if name == "single_label" else set()
+    assert labels <= {options.get("abstain_label"), "negative", "rest"}
+    assert len(labels) != 1
+
+
+def test_a_label_withheld_or_given_on_the_wrong_side_of_the_bound_is_that_far_beyond_it(single_label: Path) -> None:
+    table, options = pa.table({"text": RAGGED_TEXTS}), {"temperature": 2.0}
+    given = Answered(single_label, TaskConfig(options=options), table).found
+    bound = sorted(row["confidence"] for row in given)[len(given) // 2]
+    answered = Answered(single_label, TaskConfig(options=options | {"abstain_below": bound}), table)
+    is_withheld = [row["label"] is None for row in answered.found]
+    assert set(is_withheld) == {True, False}
+    for i in (is_withheld.index(True), is_withheld.index(False)):
+        verdict = answered.check(i, label=given[i]["label"] if is_withheld[i] else None)
+        assert verdict.is_same is False
+        assert verdict.differences["confidence"] == pytest.approx(abs(given[i]["confidence"] - bound), abs=CLOSE)
+
+
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Answered:
     """Texts with one of three classes, the last one null."""

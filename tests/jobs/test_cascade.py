@@ -14,6 +14,7 @@ import yaml
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ConfigError, FingerprintError, InputError, ModelError
+from jobs.cli import app
 from jobs.cli_text import describe, summary
 from jobs.config import JobConfig
 from jobs.plan import make_plan
@@ -23,7 +24,7 @@ from tests.families import build_checkpoint
 from tests.inference.conftest import assert_same
 from tests.jobs import test_kill
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
-from tests.jobs.world import run_file
+from tests.jobs.world import RUNNER, refusal, run_file
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/cascade.md").read_text(), flags=re.DOTALL)
@@ -284,9 +285,20 @@ def test_models_that_do_not_go_together_are_refused_before_anything_is_written(
     assert report.num_rows == 48
 
 
+def test_an_output_of_several_models_is_not_relabelled_nor_calibrated(make: MakeJob, tmp_path: Path) -> None:
+    run(make(output={"logits": True}))
+    new = tmp_path / "new"
+    for command in (
+        ["relabel", str(tmp_path / "out"), str(new), "temperature=2"],
+        ["calibrate", str(tmp_path / "out"), "--gold", "text"],
+    ):
+        assert "out: was answered by several models" in refusal(RUNNER.invoke(app, command))
+    assert not new.exists()
+
+
 def test_what_knows_of_one_model_alone_refuses_several(make: MakeJob, make_job: MakeJob) -> None:
     assert make_plan(make_job()).model.max_length == 32
-    with pytest.raises(ConfigError, match=r"model: a list of 2 models, and one alone can be used here"):
+    with pytest.raises(ConfigError, match=r"model: how many rows each of 2 models would get is not known"):
         _ = make_plan(make()).model
 
 

@@ -454,6 +454,24 @@ def test_the_output_of_every_task_is_sound(task: str, tmp_path: Path) -> None:
     assert 0 < result.values.max_difference < 1e-4
 
 
+def test_an_output_whose_labels_were_withheld_is_sound_as_its_job_made_it_and_relabelled(world: World) -> None:
+    options = "task.options={temperature: 3.0, abstain_below: 0.7}"
+    job = [f"output.path={world.folder / 'unsure'}", "output.logits=true"]
+    assert world.run(*job).exit_code == 0
+    target = world.folder / "sure"
+    arguments = ["relabel", str(world.folder / "unsure"), str(target), "temperature=3.0", "abstain_below=0.7"]
+    assert RUNNER.invoke(app, arguments).exit_code == 0
+    again = [f"output.path={target}", "output.logits=true", options]
+    content = found(world, 0, *again)
+    assert (content["values"]["num_compared"], content["values"]["agreement"]) == (50, 1.0)
+    path = target / "good-00000.parquet"
+    rows = pq.ParquetFile(path).read()
+    is_withheld = pc.is_null(rows.column("label")).to_pylist()
+    assert 0 < sum(is_withheld) < len(rows)
+    rewrite(path, with_value("confidence", is_withheld.index(True), None))
+    assert ("answers", "good-00000.parquet") in problems(found(world, 1, *again))
+
+
 def test_of_several_models_the_one_that_answered_is_asked_again(world: World, make_checkpoint: MakeCheckpoint) -> None:
     labels = ["negative", "neutral", "positive"]
     second = make_checkpoint(labels, max_length=64, hidden_size=16)
