@@ -58,7 +58,11 @@ class TextClassification:
             "text-classification", model=plain.model, tokenizer=plain.tokenizer, device="cpu"
         )
         config = plain.model.config
-        self._labels = [config.id2label[i] for i in range(config.num_labels)]
+        labels = [config.id2label[i] for i in range(config.num_labels)]
+        temperature = 1.0 if options.temperature is None else options.temperature
+        is_one = isinstance(temperature, float)
+        self._temperatures = np.array([temperature if is_one else temperature.get(label, 1.0) for label in labels])
+        self._named = [(options.label_map or {}).get(label, label) for label in labels]
         self._is_multi_label = config.problem_type == "multi_label_classification"
         self._is_raw = config.problem_type == "regression"
 
@@ -74,17 +78,25 @@ class TextClassification:
 
     def compare(self, found: dict[str, Any], answer: dict[str, Any]) -> Compared:
         """A label's confidence is held against the reference's score of the same label."""
-        scores: dict[str, float] = dict(zip(self._labels, answer["scores"].tolist(), strict=True))
-        parts = [self._decision(found, answer["scores"], scores), *self._hook.compare(found, answer["added"])]
+        vector = self._joined(answer["scores"])
+        scores: dict[str, float] = dict(zip(dict.fromkeys(self._named), vector.tolist(), strict=False))
+        parts = [self._decision(found, vector, scores), *self._hook.compare(found, answer["added"])]
         if "top_k" in found:
             distance = of_labels([(item["label"], item["confidence"]) for item in found["top_k"]], scores)
             parts.append(Compared(differences={"top_k": distance}))
         if "scores" in found:
-            distance = (relative if self._is_raw else absolute)(found["scores"], answer["scores"])
+            distance = (relative if self._is_raw else absolute)(found["scores"], vector)
             parts.append(Compared(differences={"scores": distance}))
         if "logits" in found:
             parts.append(Compared(differences={"logits": relative(found["logits"], answer["logits"])}))
         return joined(*parts)
+
+    def _joined(self, scores: Vector) -> Vector:
+        """One score for each name of a `label_map`."""
+        if not self._options.label_map:
+            return scores
+        join, pairs = max if self._is_multi_label else sum, list(zip(self._named, scores.tolist(), strict=True))
+        return np.array([join([one for name, one in pairs if name == each]) for each in dict.fromkeys(self._named)])
 
     def _decision(self, found: dict[str, Any], vector: Vector, scores: dict[str, float]) -> Compared:
         if "score" in found:
@@ -93,12 +105,12 @@ class TextClassification:
             return Compared(found=_short(found["score"]), expected=_short(expected), differences={"score": distance})
         if self._is_multi_label:
             default = 0.5 if self._options.threshold is None else self._options.threshold
-            limits = {name: default.get(name, 0.5) if isinstance(default, dict) else default for name in self._labels}
+            limits = {name: default.get(name, 0.5) if isinstance(default, dict) else default for name in scores}
             return compare_sets(found, scores, limits)
-        return compare_label(found, scores)
+        return compare_label(found, scores, self._options.abstain_below or 0.0, self._options.abstain_label)
 
     def _scores(self, logits: Vector) -> Vector:
-        items = self._pipeline.postprocess({"logits": torch.tensor(logits[None])}, top_k=None)
+        items = self._pipeline.postprocess({"logits": torch.tensor(logits[None] / self._temperatures)}, top_k=None)
         return np.array([item["score"] for item in items])
 
 
@@ -245,15 +257,24 @@ def sequence_logits(plain: Plain, window: Window) -> Vector:
     return np.array(finite(plain.forward(window).logits[0]).double().numpy())
 
 
-def compare_label(found: dict[str, Any], scores: Mapping[str, float]) -> Compared:
-    """`label` and `confidence` beside the scores of all labels."""
-    expected = max(scores, key=lambda label: scores[label])
+def compare_label(
+    found: dict[str, Any], scores: Mapping[str, float], bound: float = 0.0, otherwise: str | None = None
+) -> Compared:
+    """`label` and `confidence` beside the scores of all labels; a best one below the bound is not given."""
+    best = max(scores, key=lambda label: scores[label])
+    expected = otherwise if np.float32(scores[best]) < np.float32(bound) else best
+    # A row without its label has the confidence of the best one all the same.
+    label = best if bound and found["label"] == otherwise else found["label"]
     return Compared(
         is_same=found["label"] == expected,
-        found=f"{found['label']} {found['confidence']:.3f}",
-        expected=f"{expected} {scores[expected]:.3f}",
-        differences={"confidence": of_labels([(found["label"], found["confidence"])], scores)},
+        found=f"{_name(found['label'])} {found['confidence']:.3f}",
+        expected=f"{_name(expected)} {scores[best]:.3f}",
+        differences={"confidence": of_labels([(label, found["confidence"])], scores)},
     )
+
+
+def _name(label: str | None) -> str:
+    return "no label" if label is None else label
 
 
 def compare_sets(found: dict[str, Any], scores: Mapping[str, float], limits: Mapping[str, float]) -> Compared:

@@ -160,14 +160,16 @@ def _settled(plan: Plan, existing: dict[str, Any] | None) -> dict[str, Any]:
 
 def _contract(plan: Plan) -> Contract:
     task = load_task(plan.task, open_checkpoint(plan.models[0]))
-    predicted, hooked = [field.name for field in task.fields()], {field.name for field in task.hook.fields}
+    predicted, excepted = [field.name for field in task.fields()], {field.name for field in task.hook.fields}
+    if plan.task.options.get("abstain_below") is not None:
+        excepted.add("label")  # null in rows below it
     more = CASCADE_FIELDS if len(plan.models) > 1 else ()
     added = {*predicted, *(field.name for field in (*accounting_fields(task), *more))}
     return Contract(
         read_schema=plan.read_schema,
         schema=as_written(plan.output_schema),
         kept=tuple(name for name in plan.output_schema.names if name not in added),
-        predicted=tuple(name for name in predicted if name not in hooked),
+        predicted=tuple(name for name in predicted if name not in excepted),
         texts=plan.fingerprint["input.columns"],
     )
 

@@ -115,6 +115,39 @@ def test_every_kind_of_head_agrees(name: str, request: pytest.FixtureRequest) ->
         assert_agrees(Answered(path, config, table))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("single_label", {"temperature": 2}),
+        ("single_label", {"abstain_below": 0.7}),
+        ("single_label", {"abstain_below": 0.7, "abstain_label": "?", "top_k": 2}),
+        ("single_label", {"label_map": {"negative": "other", "neutral": "other"}, "temperature": 0.5, "top_k": 2}),
+        ("multi_label", {"label_map": {"art": "other", "sport": "other"}, "threshold": {"other": 0.6}}),
+        ("multi_label", {"temperature": {"art": 0.25, "sport": 3.0}}),
+    ],
+)
+def test_the_options_of_labelling_agree(name: str, options: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    path, table = request.getfixturevalue(name), pa.table({"text": RAGGED_TEXTS})
+    changed = Answered(path, TaskConfig(scores=True, logits=True, options=options), table)
+    assert_agrees(changed)
+    plain = Answered(path, TaskConfig(scores=True, logits=True), table)
+    columns = [name for name in ("label", "labels", "scores") if name in plain.found[0]]
+    seen = [{name: row[name] for name in columns} for row in plain.found]
+    assert seen != [{name: row[name] for name in columns} for row in changed.found]
+    # What a run without the options writes is not what one with them would.
+    others = [changed.reference.check(changed.texts[i], row) for i, row in enumerate(plain.found)]
+    assert any(each.is_same is False or max(each.differences.values()) > CLOSE for each in others)
+
+
+def test_a_label_that_should_have_been_withheld_is_seen(single_label: Path) -> None:
+    table = pa.table({"text": RAGGED_TEXTS})
+    given, none = (Answered(single_label, TaskConfig(options=o), table) for o in ({}, {"abstain_below": 1.0}))
+    verdict = none.check(0, label=given.found[0]["label"])
+    assert (none.found[0]["label"], verdict.is_same) == (None, False)
+    assert (verdict.expected.split(" 0.")[0], none.check(0).found) == ("no label", none.check(0).expected)
+    assert given.check(0, label=None).is_same is False
+
+
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Answered:
     """Texts with one of three classes, the last one null."""
