@@ -17,6 +17,7 @@ from inference.explain import explain_validation_error
 from inference.labelling import MULTI_LABEL, Labelling, LabellingOptions
 from inference.tasks.text_classification import Options, TextClassification
 from jobs import storage
+from jobs.models import count_models
 from jobs.parts import parse_part
 from jobs.storage import Location
 
@@ -102,6 +103,12 @@ class KeptLogits:
 def _check(output: Location, fingerprint: dict[str, Any]) -> None:
     if fingerprint["task.name"] != TextClassification.name:
         msg = f"{output}: was made by {fingerprint['task.name']}; only {TextClassification.name} can be labelled again"
+        raise OutputError(msg)
+    if (number := count_models(fingerprint)) > 1:
+        msg = (
+            f"{output}: was labelled by {number} models, and which one answers a row depends on its confidence, so "
+            "other options need a run: run the job with them into another directory"
+        )
         raise OutputError(msg)
     if not fingerprint["output.logits"]:
         msg = f"{output}: has no logits; run the job with output.logits=true into another directory first"

@@ -14,6 +14,7 @@ import yaml
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ConfigError, FingerprintError, InputError, ModelError
+from jobs.cli import app
 from jobs.cli_text import describe, summary
 from jobs.config import JobConfig
 from jobs.plan import make_plan
@@ -23,7 +24,7 @@ from tests.families import build_checkpoint
 from tests.inference.conftest import assert_same
 from tests.jobs import test_kill
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
-from tests.jobs.world import run_file
+from tests.jobs.world import RUNNER, refusal, run_file
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/cascade.md").read_text(), flags=re.DOTALL)
@@ -326,3 +327,17 @@ def test_the_python_example_of_the_document_prints_what_it_says(capsys: pytest.C
     expected = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# ")]
     exec(compile(code, "docs/cascade.md", "exec"), {})  # noqa: S102 - our own document
     assert capsys.readouterr().out.splitlines() == expected != []
+
+
+@pytest.mark.parametrize("command", [["relabel", "new", "temperature=3"], ["calibrate", "--gold", "text"]])
+def test_labels_of_several_models_are_not_made_again_of_the_logits(
+    make: MakeJob, tmp_path: Path, command: list[str]
+) -> None:
+    # Another temperature, or classes that count as one, would send other rows on: only a run knows their logits.
+    job = make(output={"logits": True})
+    run(job)
+    name, *more = command
+    arguments = [str(tmp_path / each) if each == "new" else each for each in more]
+    message = refusal(RUNNER.invoke(app, [name, job.output.path, *arguments]))
+    assert "out: was labelled by 2 models, and which one answers a row depends on its confidence" in message
+    assert not (tmp_path / "new").exists()
