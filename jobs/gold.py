@@ -46,7 +46,8 @@ def compare_with_gold(source: Source, column: str) -> Gold:
             table = table.rename_columns(["gold", *table.column_names[1:]])
             (_add_sets if is_sets else _add_labels)(table, found)
     is_closed = task_of(source.fingerprint) == "text-classification"
-    known = [str(label) for label in source.fingerprint["model.labels"]] if is_closed else []
+    names = (source.fingerprint.get("task.options") or {}).get("label_map") or {}
+    known = [names.get(label, str(label)) for label in source.fingerprint["model.labels"]] if is_closed else []
     return (_of_sets if is_sets else _of_labels)(found, column, known)
 
 

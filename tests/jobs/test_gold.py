@@ -70,6 +70,13 @@ def test_accuracy_f1_and_confusion_are_those_counted_by_hand(output: str) -> Non
     assert gold.confusion.counts == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
 
 
+def test_a_label_map_says_which_gold_labels_are_known(tmp_path: Path) -> None:
+    rows = [("x", "y", 0.9), ("a", "y", 0.9), ("y", "y", 0.9), ("c", "y", 0.9)]
+    fingerprint = {"task.options": {"label_map": {"a": "x", "b": "y"}}}
+    output = write_output(tmp_path / "out", {"x.parquet": [single(rows)]}, fingerprint=fingerprint)
+    assert gold_of(output).unknown_labels == ["a"]
+
+
 def test_the_calibration_error_is_that_counted_by_hand(output: str) -> None:
     """Bins are 1/15 wide: 0.95 and 0.99 in the last, 0.90 before, 0.60 and 0.55 in 9 and 8, 0.50 in 7, 0.35 in 5."""
     gold = gold_of(output)
