@@ -58,12 +58,14 @@ def find_columns(names: Sequence[str], task: str | None) -> AnswerColumns:
     pairs = [
         (sides.index(pair), pair, counted) for pair, counted in _PAIRS.get(task or "", {}).items() if pair in sides
     ]
-    if pairs:
+    fixed = _FIXED.get(task or "", ())
+    has_fixed = bool(fixed) and set(fixed) <= set(names)
+    # A score may come behind a label and a confidence of the input, as of an output that is labelled again.
+    if pairs and not (has_fixed and names.index(fixed[0]) > max(pairs)[0]):
         place, pair, counted = max(pairs, key=itemgetter(0))
         more = tuple(names[place + 3 : place + 4]) if pair == _GENERATED else ()
         return AnswerColumns(first=pair[0], names=(*pair, *(n for n in more if n == "num_generated")), counted=counted)
-    fixed = _FIXED.get(task or "", ())
-    if fixed and set(fixed) <= set(names):
+    if has_fixed:
         return AnswerColumns(first=fixed[0], names=fixed, counted=ENTITIES if fixed == ("entities",) else None)
     return AnswerColumns(first="embedding" if task == "feature-extraction" else None)
 

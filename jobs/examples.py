@@ -32,19 +32,19 @@ def read_examples(source: Source, places: Iterable[Place]) -> dict[Place, Exampl
 
 
 def _read(source: Source, entry: Entry, rows: list[int]) -> list[Example]:
-    kept, columns = list[str](), AnswerColumns(first=None)
+    names, kept, columns = list[str](), list[str](), AnswerColumns(first=None)
 
     def choose(schema: pa.Schema) -> list[str]:
-        nonlocal kept, columns
+        nonlocal names, kept, columns
         columns = find_columns(schema.names, task_of(source.fingerprint))
         kept = kept_columns(schema.names, columns, source.fingerprint)
-        return list(dict.fromkeys([*kept, *columns.names, NUM_TOKENS, TRUNCATED, ERROR]))
+        names = list(dict.fromkeys([*kept, *columns.names, NUM_TOKENS, TRUNCATED, ERROR]))
+        return names
 
     table = read_part(source.output, entry, choose)
     if table is None:
         return []
-    chosen = table.take(pa.array(rows))
-    return [_example(entry, row, values, kept, columns) for row, values in zip(rows, chosen.to_pylist(), strict=True)]
+    return [_example(entry, row, {name: table.column(name)[row] for name in names}, kept, columns) for row in rows]
 
 
 def kept_columns(names: list[str], columns: AnswerColumns, fingerprint: dict[str, Any]) -> list[str]:
@@ -55,23 +55,29 @@ def kept_columns(names: list[str], columns: AnswerColumns, fingerprint: dict[str
     return names[: names.index(columns.first if columns.first in names else NUM_TOKENS)]
 
 
-def _example(entry: Entry, row: int, values: dict[str, Any], kept: list[str], columns: AnswerColumns) -> Example:
-    label, confidence = answer_text(values, columns)
+def _example(entry: Entry, row: int, values: dict[str, pa.Scalar], kept: list[str], columns: AnswerColumns) -> Example:
+    ours = {name: values[name].as_py() for name in (*columns.names, NUM_TOKENS, TRUNCATED, ERROR)}
+    label, confidence = answer_text(ours, columns)
     return Example(
         shard=entry.shard,
         part=entry.part,
         row=row,
         label=label,
         confidence=confidence,
-        num_tokens=values[NUM_TOKENS],
-        truncated=values[TRUNCATED],
-        error=values[ERROR],
+        num_tokens=ours[NUM_TOKENS],
+        truncated=ours[TRUNCATED],
+        error=ours[ERROR],
         values={name: _text(values[name]) for name in kept},
     )
 
 
-def _text(value: Any) -> str | None:
-    if value is None:
+def _text(value: pa.Scalar) -> str | None:
+    """A value of the input; Python has no words for a text that is no UTF-8, nor for the year 10,000."""
+    if not value.is_valid:
         return None
-    text = str(value)
+    try:
+        text = str(value.as_py())
+    except (ValueError, OverflowError):
+        is_text = isinstance(value, pa.BinaryScalar)
+        text = value.as_buffer().to_pybytes().decode(errors="replace") if is_text else f"({value.type})"
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"

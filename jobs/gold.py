@@ -34,7 +34,8 @@ def compare_with_gold(source: Source, column: str) -> Gold:
         ConfigError: the output has no such column, or neither it nor the task holds labels of rows.
         OutputError: a part cannot be read.
     """
-    found = _Found()
+    options = source.fingerprint.get("task.options") or {}
+    found = _Found(abstain_label=options.get("abstain_label"))
     is_sets = False
     for entries in source.entries.values():
         for entry in entries:
@@ -46,7 +47,8 @@ def compare_with_gold(source: Source, column: str) -> Gold:
             table = table.rename_columns(["gold", *table.column_names[1:]])
             (_add_sets if is_sets else _add_labels)(table, found)
     is_closed = task_of(source.fingerprint) == "text-classification"
-    known = [str(label) for label in source.fingerprint["model.labels"]] if is_closed else []
+    names = options.get("label_map") or {}
+    known = [names.get(label, str(label)) for label in source.fingerprint["model.labels"]] if is_closed else []
     return (_of_sets if is_sets else _of_labels)(found, column, known)
 
 
@@ -54,6 +56,8 @@ def compare_with_gold(source: Source, column: str) -> Gold:
 class _Found:
     """Sums over the parts."""
 
+    abstain_label: str | None = None
+    """What rows have that were given no label; null otherwise."""
     num_without_gold: int = 0
     num_without_prediction: int = 0
     num_rows: int = 0
@@ -87,6 +91,8 @@ def _check(schema: pa.Schema, column: str, source: Source) -> AnswerColumns:
 
 def _add_labels(table: pa.Table, found: _Found) -> None:
     gold, label = _texts(table.column("gold")), table.column("label").combine_chunks()
+    if found.abstain_label is not None:
+        label = pc.if_else(pc.equal(label, found.abstain_label), pa.scalar(None, label.type), label)
     has_gold, has_label = gold.is_valid(), label.is_valid()
     found.num_without_gold += len(table) - has_gold.true_count
     both = pc.and_(has_gold, has_label)

@@ -104,14 +104,14 @@ def _check(output: Location, fingerprint: dict[str, Any]) -> None:
     if fingerprint["task.name"] != TextClassification.name:
         msg = f"{output}: was made by {fingerprint['task.name']}; only {TextClassification.name} can be labelled again"
         raise OutputError(msg)
+    if (number := count_models(fingerprint)) > 1:
+        msg = (
+            f"{output}: was labelled by {number} models, and which one answers a row depends on its confidence, so "
+            "other options need a run: run the job with them into another directory"
+        )
+        raise OutputError(msg)
     if not fingerprint["output.logits"]:
         msg = f"{output}: has no logits; run the job with output.logits=true into another directory first"
-        raise OutputError(msg)
-    if count_models(fingerprint) > 1:
-        msg = (
-            f"{output}: was answered by several models, and other options would also change which rows go on to the "
-            "next one; run the job with the new options into another directory"
-        )
         raise OutputError(msg)
     options = fingerprint["task.options"]
     if options.get("merge_over") == "scores":

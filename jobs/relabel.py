@@ -95,9 +95,17 @@ def relabel(
 
 
 def _committed(plan: Relabelling) -> manifest.Committed:
-    """The new output as it is; a part whose source was made again with other rows failing is pending too."""
+    """The new output as it is; a part whose source was made again with other rows failing is pending too.
+
+    A part with fewer failed rows than its source was labelled again here, and stays.
+    """
     committed = manifest.read_committed(plan)
-    current = [record for record in committed.records if record == plan.identities[record.part].record]
+    sources = {record.part: plan.identities[record.part].record for record in committed.records}
+    current = [
+        record
+        for record in committed.records
+        if record == sources[record.part] or record.num_failed < sources[record.part].num_failed
+    ]
     parts = {record.part for record in current}
     pending = tuple(split for split in plan.splits if split.part not in parts)
     return replace(committed, records=tuple(current), pending=pending)

@@ -292,7 +292,7 @@ def test_an_output_of_several_models_is_not_relabelled_nor_calibrated(make: Make
         ["relabel", str(tmp_path / "out"), str(new), "temperature=2"],
         ["calibrate", str(tmp_path / "out"), "--gold", "text"],
     ):
-        assert "out: was answered by several models" in refusal(RUNNER.invoke(app, command))
+        assert "out: was labelled by 2 models" in refusal(RUNNER.invoke(app, command))
     assert not new.exists()
 
 

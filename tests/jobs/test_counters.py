@@ -265,6 +265,8 @@ def test_counters_of_another_version_are_not_understood() -> None:
         (["labels", "label", "confidence", "error"], "text-classification", ("label", "confidence")),
         (["label", "confidence", "labels", "confidences"], "text-classification", ("labels", "confidences")),
         (["label", "score", "error"], "text-classification", ("score",)),
+        (["label", "confidence", "score", "error"], "text-classification", ("score",)),
+        (["score", "label", "confidence", "error"], "text-classification", ("label", "confidence")),
         (["label", "confidence", "embedding"], "feature-extraction", ()),
         (["label", "confidence"], "a task of somebody's own", ()),
         (["label", "confidence"], None, ()),

@@ -88,6 +88,24 @@ def test_accuracy_f1_and_confusion_are_those_counted_by_hand(output: str) -> Non
     assert gold.confusion.counts == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
 
 
+def test_a_label_map_says_which_gold_labels_are_known(tmp_path: Path) -> None:
+    rows = [("x", "y", 0.9), ("a", "y", 0.9), ("y", "y", 0.9), ("c", "y", 0.9)]
+    fingerprint = {"task.options": {"label_map": {"a": "x", "b": "y"}}}
+    output = write_output(tmp_path / "out", {"x.parquet": [single(rows)]}, fingerprint=fingerprint)
+    assert gold_of(output).unknown_labels == ["a"]
+
+
+def test_a_row_that_abstains_has_no_prediction_whatever_it_is_called(tmp_path: Path) -> None:
+    found = []
+    for name in (None, "?"):
+        rows = single([("a", "a", 0.9), ("b", name, 0.3), ("c", "a", 0.8), (None, name, 0.4)])
+        options = {"abstain_below": 0.5} | ({} if name is None else {"abstain_label": name})
+        fingerprint = {"task.options": options}
+        found.append(gold_of(write_output(tmp_path / str(name), {"x.parquet": [rows]}, fingerprint=fingerprint)))
+    assert found[0] == found[1]
+    assert (found[0].num_rows, found[0].num_without_prediction, found[0].accuracy) == (2, 1, 0.5)
+
+
 def test_the_calibration_error_is_that_counted_by_hand(output: str) -> None:
     """Bins are 1/15 wide: 0.95 and 0.99 in the last, 0.90 before, 0.60 and 0.55 in 9 and 8, 0.50 in 7, 0.35 in 5."""
     gold = gold_of(output)

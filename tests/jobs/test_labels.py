@@ -299,3 +299,43 @@ def test_the_example_of_the_shape_is_of_the_shape() -> None:
     content = json.loads(Path(__file__).with_name("report_example.json").read_text())
     assert LabelReport(**content).as_dict() == content
     assert set(content) == {field.name for field in fields(LabelReport)}
+
+
+def test_a_label_and_a_confidence_of_the_input_are_not_those_of_a_head_that_scores(
+    make_job: MakeJob, regression: Path, tmp_path: Path
+) -> None:
+    texts = ["the good film", "slow", "a bad film"]
+    shard = {"text": texts, "label": ["x"] * 3, "confidence": ["high", "low", None]}
+    (tmp_path / "again").mkdir()
+    pq.write_table(pa.table(shard), tmp_path / "again" / "a.parquet")
+    job = make_job(input={"path": str(tmp_path / "again")}, model={"name": str(regression)})
+    run(job)
+    report = make_report(locate(job.output.path))
+    assert (report.counted, report.labels, report.confidence, report.least_certain) == (None, [], None, [])
+    scores = [row["score"] for row in read_parts(job.output.path)]
+    assert report.score is not None
+    assert (report.score.minimum, report.score.maximum) == (min(scores), max(scores))
+    assert report.sample[0].values.keys() == shard.keys()
+
+
+def test_values_that_python_has_no_words_for_do_not_end_a_run(make_job: MakeJob, tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.array([0, 3, 4, 7], pa.int32()).buffers()[1], pa.py_buffer(b"one\xfftwo")]
+    )
+    shard = pa.table(
+        {
+            "text": broken,
+            "far": pa.array([0, 300_000_000_000, 4_000_000_000_000], pa.timestamp("s")),
+            "note": broken,
+            "nested": pa.StructArray.from_arrays([broken], ["note"]),
+        }
+    )
+    (tmp_path / "odd").mkdir()
+    pq.write_table(shard, tmp_path / "odd" / "a.parquet")
+    job = make_job(input={"path": str(tmp_path / "odd")})
+    assert run(job).num_failed == 1
+    report = make_report(locate(job.output.path))
+    (failed,) = report.errors[0].examples
+    assert failed.values["text"] == failed.values["note"] == "\ufffd"
+    assert failed.values["far"] is not None
+    assert [each.values["far"] for each in report.sample if each.row == 0] == ["1970-01-01 00:00:00"]

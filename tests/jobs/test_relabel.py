@@ -186,6 +186,23 @@ def test_parts_that_were_made_again_are_relabelled_again(
     assert found["d.parquet"] == list(range(200, 204))
 
 
+def test_a_retry_in_the_new_output_stays(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grumpy.py").write_text(
+        "import os\n\ndef pass_or_fail(logits):\n    assert 'GRUMPY' not in os.environ, 'no'\n    return logits\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("GRUMPY", "1")
+    options = {"postprocess": "grumpy:pass_or_fail"}
+    out = make_job(task={"options": options}, output=KEPT, run=SPLITS)
+    run(out)
+    relabelled(out.output.path, tmp_path / "new", "top_k=1")
+    monkeypatch.delenv("GRUMPY")
+    new = make_job("new", task={"options": options | {"top_k": 1}}, output=KEPT, run=SPLITS)
+    assert run_job(new, lambda *_: None, lambda _: None, retry_failed=True).num_failed == 5
+    report = relabelled(out.output.path, new.output.path, "top_k=1")
+    assert (report["num_failed"], report["new_parts"]) == (5, 0)
+
+
 def test_a_retry_of_failed_rows_is_taken_over(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,9 @@ def test_a_profile_is_taken_and_no_secret_is_left_anywhere(
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     written = [path.read_bytes() for path in (bucket / "out").rglob("*") if path.is_file()]
-    assert len(written) == 3 + 5  # parts; manifest, index, report, the note of the run, _SUCCESS
+    assert (
+        len(written) == 3 + 8
+    )  # parts; manifest, index, the run's note, log and report, the labels' report and page, _SUCCESS
     for content in (*written, done.stdout, done.stderr):
         assert ACCESS_KEY.encode() not in content
         assert SECRET_KEY.encode() not in content

@@ -121,6 +121,18 @@ def test_a_sound_output_is_sound_by_every_row(world: World) -> None:
     assert (content["num_rows"], content["problems"], content["is_sound"]) == (50, [], True)
 
 
+def test_rows_that_abstain_are_sound(world: World) -> None:
+    world.job["task"] = {"options": {"abstain_below": 0.7, "temperature": 1.5}}
+    world.job["output"] = {"path": str(world.folder / "sure")}
+    assert world.run().exit_code == 0
+    path = world.folder / "sure" / "good-00000.parquet"
+    labels = pq.ParquetFile(path).read().column("label")
+    assert 0 < labels.null_count < len(labels)
+    assert found(world, 0)["values"]["agreement"] == 1.0
+    rewrite(path, with_value("confidence", 3, None))
+    assert ("answers", path.name) in problems(found(world, 1))
+
+
 def flipped(world: World) -> dict[str, Any]:
     """Another label in the row 25 of good.parquet; which it was."""
     path = world.out / "good-00001.parquet"
