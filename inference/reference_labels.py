@@ -60,8 +60,8 @@ class TextClassification:
         config = plain.model.config
         labels = [config.id2label[i] for i in range(config.num_labels)]
         temperature = 1.0 if options.temperature is None else options.temperature
-        is_one = isinstance(temperature, float)
-        self._temperatures = np.array([temperature if is_one else temperature.get(label, 1.0) for label in labels])
+        each = temperature if isinstance(temperature, dict) else dict.fromkeys(labels, temperature)
+        self._temperatures = np.array([each.get(label, 1.0) for label in labels])
         self._named = [(options.label_map or {}).get(label, label) for label in labels]
         self._is_multi_label = config.problem_type == "multi_label_classification"
         self._is_raw = config.problem_type == "regression"
