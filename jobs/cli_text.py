@@ -30,7 +30,7 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
         *_escalated(report),
         *(f"             {_short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_NAMES]),
-        f"speed      {speed if report.new_rows else 'nothing to do'}",
+        f"speed      {speed if report.new_rows else idle(report)}",
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
         *_label_lines(labels or {}),
@@ -43,6 +43,11 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     if report.num_failed:
         lines.append("next       mend what the column `error` says, then: shardlabel retry JOB.yaml")
     return "\n".join(lines)
+
+
+def idle(report: RunReport) -> str:
+    """Why a run made no row: it was stopped before the first, or there was none to make."""
+    return f"nothing was labelled, {report.num_pending:,} splits are left" if report.num_pending else "nothing to do"
 
 
 def _escalated(report: RunReport) -> list[str]:

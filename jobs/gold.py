@@ -196,12 +196,14 @@ def _of_sets(found: _Found, column: str, known: list[str]) -> Gold:
 
 
 def _shared(found: _Found, column: str, known: list[str], labels: list[LabelMetrics]) -> dict[str, Any]:
+    answers = {*known, *found.predicted}
+    unknown = [each.label for each in labels if known and each.label not in answers]
     return {
         "column": column,
         "num_rows": found.num_rows,
         "num_without_gold": found.num_without_gold,
         "num_without_prediction": found.num_without_prediction,
-        "unknown_labels": sorted(set(found.support) - {*known, *found.predicted})[:_MAX_UNKNOWN] if known else [],
+        "unknown_labels": unknown[:_MAX_UNKNOWN],
         "macro_f1": _ratio(sum(label.f1 for label in labels), len(labels)),
         "labels": labels,
     }

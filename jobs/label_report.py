@@ -169,7 +169,7 @@ class Gold:
     num_without_prediction: int
     """Rows with a gold label that failed or were given no label; left out of all metrics."""
     unknown_labels: list[str]
-    """Gold labels that the model does not know, at most ten; their rows count as wrong."""
+    """Gold labels that the model does not know, the commonest ten at most; their rows count as wrong."""
     accuracy: float | None
     """Of a multi-label output: the share of rows whose set is exactly right."""
     macro_f1: float | None

@@ -116,7 +116,8 @@ def _gold(gold: Gold) -> list[str]:
     what = "accuracy" if gold.confusion is not None else "exact sets"
     lines.append(f"           {what} {_percent(gold.accuracy)}, macro-F1 {_percent(gold.macro_f1)}{micro}{calibration}")
     if gold.unknown_labels:
-        lines.append(f"           gold labels that the model does not know: {', '.join(gold.unknown_labels)}")
+        names = ", ".join(map(repr, gold.unknown_labels))
+        lines.append(f"           gold labels that the model does not know, the commonest first: {names}")
     return lines
 
 

@@ -16,6 +16,7 @@ from inference.columns import scatter
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.labelling import Labelling
 from jobs import manifest, storage
+from jobs.cli_text import idle
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
@@ -175,7 +176,7 @@ def relabelled(table: pa.Table, before: Labelling, after: Labelling) -> pa.Table
 
 def describe(report: RunReport) -> str:
     """What a relabelling says to people in the end."""
-    speed = f"{report.rows_per_second:,.0f} rows/s, {report.seconds:.1f} s" if report.new_rows else "nothing to do"
+    speed = f"{report.rows_per_second:,.0f} rows/s, {report.seconds:.1f} s" if report.new_rows else idle(report)
     lines = [
         f"rows       {report.num_rows:,} ({report.new_rows:,} in this run), {report.num_failed:,} failed",
         f"speed      {speed}",

@@ -9,6 +9,7 @@ import pytest
 from jobs.cli_text import failed_shards, summary
 from jobs.labels import read_label_counts
 from jobs.parts import PartRecord
+from jobs.relabel import describe as describe_relabelling
 from jobs.report import RunReport, sum_errors, summarise
 from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, read_parts, run
@@ -59,6 +60,15 @@ def test_an_ordinary_run_says_this() -> None:
         "parts      3 of 3 in out",
     ]
     assert summary(report(), is_pruned=False, labels={}).splitlines()[4:] == ["report     out/_shardlabel/report.html"]
+
+
+@pytest.mark.parametrize(
+    ("num_pending", "said"), [(0, "nothing to do"), (3, "nothing was labelled, 3 splits are left")]
+)
+def test_without_a_new_row_it_says_whether_any_is_left(num_pending: int, said: str) -> None:
+    found = report(new_rows=0, new_parts=0, num_pending=num_pending, is_complete=not num_pending)
+    for text in (summary(found, is_pruned=False), describe_relabelling(found)):
+        assert f"speed      {said}" in text.splitlines()
 
 
 def test_labels_come_with_their_shares_the_commonest_first() -> None:

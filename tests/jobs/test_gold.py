@@ -1,16 +1,21 @@
 """Metrics against a gold column: by hand and by slow formulas."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from inference.errors import ConfigError
 from jobs.gold import compare_with_gold
 from jobs.label_report import Gold
+from jobs.label_report_text import digest
 from jobs.label_source import find_source
+from jobs.labels import make_report
+from jobs.report_page import render
 from jobs.storage import locate
 from tests.jobs.outputs import complete, write_output
 
@@ -49,6 +54,19 @@ def output(tmp_path: Path) -> str:
     """The rows above in two parts of a shard and one of another."""
     parts = [single(ROWS[:3]), single(ROWS[3:4])]
     return write_output(tmp_path / "out", {"x.parquet": parts, "y.parquet": [single(ROWS[4:])]})
+
+
+def test_gold_labels_that_no_model_gives_are_named_from_the_commonest_on_the_empty_one_visibly(tmp_path: Path) -> None:
+    gold = ["a", "b", "y", "z", "", "z", "", ""]
+    table = single([(label, "a", 0.9) for label in gold])
+    report = make_report(locate(write_output(tmp_path / "out", {"x.parquet": [table]})), gold="right")
+    assert report.gold is not None
+    assert report.gold.unknown_labels == ["", "z", "y"]
+    console = Console(file=StringIO(), width=200)
+    console.print(digest(report))
+    assert isinstance(console.file, StringIO)
+    assert "does not know, the commonest first: '', 'z', 'y'\n" in console.file.getvalue()
+    assert "does not know “”, “z”, “y” (the commonest first, ten at most)" in render(report.as_dict())
 
 
 def test_accuracy_f1_and_confusion_are_those_counted_by_hand(output: str) -> None:
