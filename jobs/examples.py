@@ -16,6 +16,9 @@ from jobs.stores import read_each
 
 _MAX_CHARACTERS = 2000
 
+# Parts that are read at once, each whole: 32,768 rows of 4.5 kB are 150 MB on the driver.
+_NUM_THREADS = 2
+
 
 def read_examples(source: Source, places: Iterable[Place]) -> dict[Place, Example]:
     """Read these rows, and no part without one; a part that a run has replaced meanwhile has none.
@@ -27,7 +30,8 @@ def read_examples(source: Source, places: Iterable[Place]) -> dict[Place, Exampl
     for place in sorted(set(places)):
         wanted.setdefault(place.part, []).append(place.row)
     parts = source.parts
-    found = read_each(lambda part: _read(source, parts[part], wanted[part]), [part for part in wanted if part in parts])
+    there = [part for part in wanted if part in parts]
+    found = read_each(lambda part: _read(source, parts[part], wanted[part]), there, _NUM_THREADS)
     return {Place(example.part, example.row): example for examples in found for example in examples}
 
 

@@ -86,6 +86,9 @@ def _check(schema: pa.Schema, column: str, source: Source) -> AnswerColumns:
     if is_list and columns.counted == ROWS:
         msg = f"--gold: column {column!r} holds lists, and the output has one label a row; give a column of labels"
         raise ConfigError(msg)
+    if pa.types.is_nested(kind) and not is_list:
+        msg = f"--gold: column {column!r} holds {kind}, which names no label; give a column of labels"
+        raise ConfigError(msg)
     return columns
 
 

@@ -20,6 +20,7 @@ from jobs.examples import read_examples
 from jobs.gold import compare_with_gold
 from jobs.heartbeat import read_note
 from jobs.histograms import CONFIDENCE_BINS, LENGTH_EDGES, MILLION, Lengths, Spread, mean_and_std
+from jobs.index import read_index
 from jobs.label_report import NO_LABEL, ErrorCounts, Example, Histogram, LabelCounts, LabelReport
 from jobs.label_source import Source, find_source
 from jobs.outliers import ShardSummary, find_outliers
@@ -125,6 +126,8 @@ def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None
     if num_parts > MAX_PARTS_AT_END:
         _log.info("of %s parts a report takes a while: shardlabel report %s", f"{num_parts:,}", output)
         return
+    if not read_index(output):
+        return  # no shard could be read whole, which is what the run has to say
     write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
 
 

@@ -91,9 +91,11 @@ def read_footer(filesystem: pafs.FileSystem, path: str, size: int) -> pq.FileMet
     return _PARQUET.make_fragment(path, filesystem, file_size=size).metadata
 
 
-def read_each(read: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def read_each(
+    read: Callable[[Item], Result], items: Iterable[Item], num_threads: int = _FOOTER_THREADS
+) -> list[Result]:
     """What a function reads for each, many at once, in their order; a signal halfway waits only for what has begun."""
-    pool = ThreadPoolExecutor(_FOOTER_THREADS)
+    pool = ThreadPoolExecutor(num_threads)
     try:
         return list(pool.map(read, items))
     finally:

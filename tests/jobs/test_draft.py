@@ -13,12 +13,14 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from inference.tasks import available_tasks, task_class
+from jobs import storage
 from jobs.cli import app
 from jobs.config import JobConfig, load_job
 from jobs.draft import NO_MODEL, _beside, draft_job
 from jobs.draft_yaml import model_in
 from jobs.guess import Kind, guess_id, look_at
 from jobs.plan import make_plan
+from jobs.storage import locate
 from tests.families import build_checkpoint
 from tests.inference.tasks import examples
 from tests.jobs.s3_server import Store
@@ -278,7 +280,10 @@ def test_a_wrong_request_is_status_2_and_one_message(
 
 
 def test_shards_of_a_store_are_looked_at_in_the_store(store: Store, tmp_path: Path) -> None:
-    write(store.root / "drafts", COLUMNS)
+    # Through the server: what is put below its folder by others it may not see for five minutes.
+    bucket = locate(store.uri("drafts") + "&allow_bucket_creation=true")
+    bucket.filesystem.create_dir(bucket.path)
+    storage.write(bucket.join("in/a.parquet"), write(tmp_path, COLUMNS).read_bytes())
     result = init(store.uri("drafts/in"), "--file", tmp_path / "job.yaml")
     assert result.exit_code == 0, result.output
     job = load_job(tmp_path / "job.yaml", [])

@@ -237,3 +237,18 @@ def test_a_task_without_labels_and_lists_for_single_labels_are_refused(tmp_path:
     lists = {"right": [["a"]], "label": ["a"], "confidence": pa.array([0.5], pa.float32())}
     with pytest.raises(ConfigError, match="holds lists"):
         gold_of(write_output(tmp_path / "lists", {"x.parquet": [complete(lists)]}))
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)),
+        pa.array([{"x": "a"}, {"x": "b"}]),
+        pa.array([["a"], ["b"]], pa.list_view(pa.string())),
+    ],
+)
+def test_gold_of_a_type_that_names_no_label_is_refused(tmp_path: Path, gold: pa.Array) -> None:
+    table = complete({"right": gold, "label": ["a", "b"], "confidence": pa.array([0.9, 0.8], pa.float32())})
+    output = write_output(tmp_path / "out", {"x.parquet": [table]})
+    with pytest.raises(ConfigError, match=r"--gold: column 'right' holds .*; give a column of labels"):
+        gold_of(output)

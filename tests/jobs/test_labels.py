@@ -25,6 +25,7 @@ from jobs.storage import locate
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 from tests.jobs.outputs import complete, write_output
 from tests.jobs.s3_server import Store
+from tests.jobs.world import World, refusal
 
 SPLITS = {"split_rows": 10}
 
@@ -339,3 +340,21 @@ def test_values_that_python_has_no_words_for_do_not_end_a_run(make_job: MakeJob,
     assert failed.values["text"] == failed.values["note"] == "\ufffd"
     assert failed.values["far"] is not None
     assert [each.values["far"] for each in report.sample if each.row == 0] == ["1970-01-01 00:00:00"]
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_a_run_that_finished_no_shard_says_why_and_not_that_there_is_no_report(
+    single_label: Path, tmp_path: Path, num_groups: int
+) -> None:
+    world = World(tmp_path, single_label)
+    path = world.folder / "in" / "good.parquet"
+    pq.write_table(pa.table({"text": ["the good film"] * 20}), path, row_group_size=20 // num_groups)
+    content = bytearray(path.read_bytes())
+    content[4:44] = b"\xff" * 40  # the first page
+    path.write_bytes(content)
+    world.job["run"]["split_rows"] = 10
+    result = world.run()
+    assert result.exit_code == 1
+    assert "could not be read: good-00000.parquet" in refusal(result)
+    report = json.loads((world.out / "_shardlabel" / "report.json").read_text())
+    assert (report["num_parts"], len(report["failed_shards"])) == (num_groups - 1, 3 - num_groups)
