@@ -11,6 +11,9 @@ from typing import Any
 SHAPE_VERSION = 1
 """Raised when a field changes its meaning or goes away; new fields may come without."""
 
+NO_LABEL = "(no label)"
+"""What is shown to people for rows that were answered and given no label."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.label_report import Against, Gold, Histogram, LabelReport
+from jobs.label_report import NO_LABEL, Against, Gold, Histogram, LabelReport
 
 _NUM_LABELS = 12
 _NUM_LINES = 3
@@ -99,7 +99,7 @@ def _labels(report: LabelReport) -> Table:
                 if found is None
                 else [_percent(found.precision), _percent(found.recall), _percent(found.f1)]
             )
-        table.add_row(Text(each.label if each.label is not None else "(no label)"), *cells)
+        table.add_row(Text(each.label if each.label is not None else NO_LABEL), *cells)
     if rest := report.labels[_NUM_LABELS:]:
         table.add_row(f"… {len(rest):,} more", f"{sum(each.count for each in rest):,}")
     return table
@@ -127,7 +127,7 @@ def _against(against: Against) -> list[str]:
         agreement = f"{_percent(against.agreement)} of {against.num_matched:,} rows agree"
         lines = [f"against    {against.output}", f"           {agreement}, {against.num_flipped:,} flipped"]
         for flip in against.flips[:_NUM_LINES]:
-            lines.append(f"             {flip.count:,} x {flip.before or '(no label)'} → {flip.now or '(no label)'}")
+            lines.append(f"             {flip.count:,} x {flip.before or NO_LABEL} → {flip.now or NO_LABEL}")
     drift = ", ".join(f"{each.what} {each.psi:.3f}{f' ({each.flag})' if each.flag else ''}" for each in against.drift)
     return [*lines, f"           drift (PSI): {drift}"]
 

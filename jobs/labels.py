@@ -21,7 +21,7 @@ from jobs.gold import compare_with_gold
 from jobs.heartbeat import read_note
 from jobs.histograms import CONFIDENCE_BINS, LENGTH_EDGES, MILLION, Lengths, Spread, mean_and_std
 from jobs.index import read_index
-from jobs.label_report import ErrorCounts, Example, Histogram, LabelCounts, LabelReport
+from jobs.label_report import NO_LABEL, ErrorCounts, Example, Histogram, LabelCounts, LabelReport
 from jobs.label_source import Source, find_source
 from jobs.outliers import ShardSummary, find_outliers
 from jobs.parts import task_of
@@ -132,11 +132,12 @@ def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None
 
 
 def read_label_counts(output: Location, num_parts: int) -> dict[str, int] | None:
-    """How often each label was given, by the report that the end of a run left; None where it left none."""
+    """How often each label was given or none was, by the report that a run's end left; None where it left none."""
     content = None if num_parts > MAX_PARTS_AT_END else storage.read_text(output.join(REPORT))
     if content is None:
         return None
-    return {each["label"]: each["count"] for each in json.loads(content)["labels"] if each["label"] is not None}
+    counts = {each["label"]: each["count"] for each in json.loads(content)["labels"]}
+    return {NO_LABEL if label is None else label: number for label, number in counts.items()}
 
 
 def count(source: Source) -> tuple[Counters, list[ShardSummary]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Undefined
 
+from jobs.label_report import NO_LABEL
+
 UNKNOWN = "–"  # noqa: RUF001 - the dash of tables
 
 _MAX_BARS = 60
@@ -68,7 +70,7 @@ def moment(value: str | None) -> str:
 
 def name(label: str | None) -> str:
     """A label, or that there is none."""
-    return "(no label)" if label is None else label
+    return NO_LABEL if label is None else label
 
 
 def compact(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What a run says in the end fits a screen, however much there is to say."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,14 @@ def test_a_run_leaves_the_report_where_it_says(make_job: MakeJob) -> None:
     assert Path(last.split()[1]).is_file()
     assert following.startswith("next ")
     assert read_label_counts(locate(found.output), 10**6) is None
+
+
+def test_rows_without_a_label_have_their_share_of_the_rows(make_job: MakeJob) -> None:
+    found = run(make_job(task={"options": {"abstain_below": 0.7}}))
+    rows = [row for row in read_parts(found.output) if row["error"] is None]
+    given = Counter(row["label"] or "(no label)" for row in rows)
+    assert len(given) > 1 < given["(no label)"]
+    labels = read_label_counts(locate(found.output), found.num_parts)
+    assert labels == given
+    text = summary(found, is_pruned=False, labels=labels)
+    assert re.search(rf"\(no label\) +{given['(no label)']} +{given['(no label)'] / len(rows):.1%}\n", text)
