@@ -71,8 +71,8 @@ class Work:
         """The weights, on the device of this process."""
         num_threads = self.resources.threads_per_actor
         if len(self.models) > 1:
-            return inference.Cascade(self.models, self.task, num_threads)
-        return inference.Predictor(self.models[0], self.task, num_threads)
+            return inference.Cascade(self.models, self.task, num_threads=num_threads)
+        return inference.Predictor(self.models[0], self.task, num_threads=num_threads)
 
 
 def read_and_tokenize(row: pa.Table, work: Work) -> pa.Table:
