@@ -186,8 +186,8 @@ def folder(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requ
 
 
 def shapes(lines: list[str]) -> set[str]:
-    """The first words of lines; log lines have a time there, and quotations are of other rows."""
-    return {line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith(("'", "20"))}
+    """The first words of lines; log lines have a time there, and what is set in depends on the rows."""
+    return {line.split()[0] for line in lines if line.strip() and not line.startswith((" ", "20"))}
 
 
 def run_console(block: Block) -> None:
