@@ -226,10 +226,10 @@ def _run_cell(  # noqa: PLR0913, PLR0917 - one peer, one cell, one round
         f"{name:22}{cell.model:12}{cell.workload:10}round {number}  {answer['seconds']:6.1f} s {rate:9,.0f} tokens/s  "
         f"{share:5.1%} of {peak / 1e12:.2f} TFLOP/s"
     )
-    if not any(
-        (known["peer"], known["model"], known["workload"]) == (name, cell.model, cell.workload)
-        for known in results.checks
-    ):
+    key = {"peer": name, "model": cell.model, "workload": cell.workload}
+    if number == 1:  # what an earlier run saw may be of another state of the code
+        results.checks[:] = [known for known in results.checks if not key.items() <= known.items()]
+    if not any(key.items() <= known.items() for known in results.checks):
         results.checks.append(_check(process, name, cell, request | options, facts))
     shutil.rmtree(output, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from benchmarks.compare import Results
 from benchmarks.models import build_model
 from benchmarks.workloads import BUILD, ROOT, WORKLOADS, build_workload
 
-SHARE_ROWS = {"small": 2_000, "large": 40_000}
+SHARE_ROWS = {"small": 4_000, "large": 80_000}
 """Rows of tweets whose difference in time is the marginal cost: large enough that Ray has long started."""
 
 _POLL = 0.02

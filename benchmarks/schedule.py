@@ -64,7 +64,7 @@ class Schedule:
                 self._block(model, [*core, *(name for name in others if name == "packages")])
         if "ray" in self.request.parts and models:
             name = models[0]
-            self._other("Ray's share", 220 * self.request.rounds, lambda: self._ray_share(name))
+            self._other("Ray's share", 600 * self.request.rounds, lambda: self._ray_share(name))
         if "cold" in self.request.parts:
             rounds = self.request.rounds
             seconds = 60.0 * rounds * len(core_models)

@@ -1,16 +1,14 @@
 """What the command line prints for people."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from jobs.report import RunReport
 from jobs.status import OutputStatus
+from jobs.wording import counted, few, short
 
-_NUM_NAMES = 3
+_NUM_ERRORS = 3
 _NUM_LABELS = 5
-
-# A terminal has 80 columns, and 13 of them stand before the longest thing that is cut.
-_WIDTH = 66
 _LABEL_WIDTH = 30
 
 _PAGE = "_shardlabel/report.html"
@@ -29,7 +27,7 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     lines = [
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
         *_escalated(report),
-        *(f"             {_short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_NAMES]),
+        *(f"             {short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_ERRORS]),
         f"speed      {speed if report.new_rows else idle(report)}",
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
@@ -37,7 +35,9 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     ]
     if report.vanished_shards:
         what = "their parts were removed" if is_pruned else "their parts are still there, --prune removes them"
-        lines.append(f"vanished   {len(report.vanished_shards):,} shards ({_few(report.vanished_shards)}); {what}")
+        lines.append(
+            f"vanished   {counted(len(report.vanished_shards), 'shard')} ({few(report.vanished_shards)}); {what}"
+        )
     if labels is not None:
         lines.append(f"report     {report.output.rstrip('/')}/{_PAGE}")
     if report.num_failed:
@@ -60,28 +60,18 @@ def _label_lines(labels: Mapping[str, int]) -> list[str]:
     """The commonest labels, and how many others there are."""
     total = sum(labels.values())
     top = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_NUM_LABELS]
-    lines = [f"{_short(name, _LABEL_WIDTH):{_LABEL_WIDTH}} {count:>14,} {count / total:>6.1%}" for name, count in top]
+    lines = [f"{short(name, _LABEL_WIDTH):{_LABEL_WIDTH}} {count:>14,} {count / total:>6.1%}" for name, count in top]
     if others := len(labels) - len(top):
         left = total - sum(count for _, count in top)
         lines.append(f"{f'{others:,} other labels':{_LABEL_WIDTH}} {left:>14,} {left / total:>6.1%}")
     return [f"{'labels' if i == 0 else '':10} {line}" for i, line in enumerate(lines)]
 
 
-def _short(text: str, width: int = _WIDTH) -> str:
-    """A text on one line that is not too long."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join([*(_short(name) for name in names[:_NUM_NAMES]), *(["…"] if names[_NUM_NAMES:] else [])])
-
-
 def failed_shards(report: RunReport) -> str:
     """Which shards could not be read, and why: all of them are in the report."""
     found = [f"{name} ({reason})" for name, reason in report.failed_shards.items()]
-    others = f" and {len(found) - _NUM_NAMES:,} others" if found[_NUM_NAMES:] else ""
-    return f"could not be read: {', '.join(found[:_NUM_NAMES])}{others}; everything else is done"
+    others = f" and {len(found) - _NUM_ERRORS:,} others" if found[_NUM_ERRORS:] else ""
+    return f"could not be read: {', '.join(found[:_NUM_ERRORS])}{others}; everything else is done"
 
 
 def stopped(report: RunReport) -> str:

@@ -16,6 +16,7 @@ from jobs.doctor_model import Patient
 from jobs.plan import readable, text_roles
 from jobs.reading import read_split
 from jobs.shards import Shard, Split, cut, cut_all, list_shards, unify
+from jobs.wording import counted
 
 _NUM_SAMPLED_SHARDS = 4
 _ROWS_OF_EACH = 1000
@@ -69,7 +70,8 @@ def _examine_shards(job: JobConfig, shards: Sequence[Shard], good: Sequence[Shar
     if splits is None:
         return ()
     if num_rows:
-        notes.ok("input", f"{len(good):,} shards, {num_rows:,} rows, {len(splits):,} splits")
+        counts = (counted(len(good), "shard"), counted(num_rows, "row"), counted(len(splits), "split"))
+        notes.ok("input", ", ".join(counts))
     else:
         notes.warn("input", f"{len(good):,} shards without a row", "see whether input.path is the right one")
     return splits

@@ -19,9 +19,9 @@ from inference.hardware import (
     resolve_dtype,
 )
 from inference.packing import resolve_packed
+from jobs import wording
 from jobs.config import JobConfig
 from jobs.doctor_model import Patient
-from jobs.doctor_text import size_text
 from jobs.provenance import software
 from jobs.resources import Node, Resources, available_cpus, resolve_resources
 
@@ -86,7 +86,7 @@ def judge_store(memory: int | None, shared: int | None, notes: Notes) -> None:
     if memory is None or shared is None:
         return
     wanted = min(_STORE_SHARE * memory, max(_STORE_CAP, shared))
-    message = f"{_SHM} has {size_text(shared)} free, and Ray would take {size_text(wanted)} for its objects"
+    message = f"{_SHM} has {wording.size(shared)} free, and Ray would take {wording.size(wanted)} for its objects"
     if shared < wanted:
         message += ", so they would lie on the disk of /tmp"
         notes.warn("shared memory", message, "in a container, raise --shm-size")
@@ -168,14 +168,14 @@ def judge_memory(num_bytes: int, num_processes: int, device: Device, free: int |
         notes: what is told.
     """
     if device == "cuda":
-        notes.skip("memory", f"{size_text(num_bytes)} of weights on each GPU were not compared with its memory")
+        notes.skip("memory", f"{wording.size(num_bytes)} of weights on each GPU were not compared with its memory")
         return
     needed = num_processes * (num_bytes + _PROCESS_BYTES)
-    what = f"{num_processes} x {size_text(num_bytes + _PROCESS_BYTES)} for weights and torch"
+    what = f"{num_processes} x {wording.size(num_bytes + _PROCESS_BYTES)} for weights and torch"
     if free is None:
         notes.skip("memory", f"{what}; how much is free is not known here")
     elif needed > free:
         advice = "lower run.num_actors, or set run.executor: local, where all threads share one copy"
-        notes.warn("memory", f"{what}, and {size_text(free)} are free", advice)
+        notes.warn("memory", f"{what}, and {wording.size(free)} are free", advice)
     else:
-        notes.ok("memory", f"{what}, and {size_text(free)} are free")
+        notes.ok("memory", f"{what}, and {wording.size(free)} are free")

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from inference.findings import Notes
-from jobs import manifest, storage
+from jobs import manifest, storage, wording
 from jobs.config import JobConfig
 from jobs.doctor_input import Source
-from jobs.doctor_text import size_text
 from jobs.plan import Plan
 from jobs.report import hash_fingerprint
 from jobs.shards import UNREADABLE, Shard, Split
@@ -127,7 +126,7 @@ def _examine_space(job: JobConfig, plan: Plan, pending: Sequence[Split], source:
     needed = kept + num_rows * (_BYTES_PER_ROW + _BYTES_PER_VALUE * sum(_num_values(field.type) for field in added))
     place = _nearest(plan.output)
     free = shutil.disk_usage(place.path).free
-    message = f"about {size_text(needed)} will be written, and {size_text(free)} are free at {place}"
+    message = f"about {wording.size(needed)} will be written, and {wording.size(free)} are free at {place}"
     if needed > free:
         notes.warn("space", message, "make room, keep fewer columns (output.keep_columns), or write elsewhere")
     else:

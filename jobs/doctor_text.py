@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from inference.findings import Finding
-
-_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"))
+from jobs.wording import counted
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
@@ -17,17 +16,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
         if finding.advice:
             lines.append(f"{'':<8} {'':<{width}}  -> {finding.advice}")
     counts = Counter(finding.level for finding in findings)
-    said = [_counted(counts["error"], "error"), _counted(counts["warning"], "warning"), f"{counts['ok']} ok"]
+    said = [counted(counts["error"], "error"), counted(counts["warning"], "warning"), f"{counts['ok']} ok"]
     if counts["skipped"]:
         said.append(f"{counts['skipped']} skipped")
     return "\n".join([*lines, "", ", ".join(said)])
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def size_text(num_bytes: float) -> str:
-    """A size for people: 12.0 MB, 1.5 GB."""
-    unit, name = next(((unit, name) for unit, name in _UNITS if num_bytes >= unit), (10**3, "kB"))
-    return f"{num_bytes / unit:,.1f} {name}"

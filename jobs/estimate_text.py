@@ -4,9 +4,9 @@ from jobs.cost import Cost
 from jobs.estimate import Estimate
 from jobs.lengths import Lengths
 from jobs.todo import Todo
+from jobs.wording import counted, few, size
 
 _BAR = 40
-_NUM_NAMES = 3
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _INDENT = " " * 11
 
@@ -26,12 +26,12 @@ def describe_estimate(found: Estimate) -> str:
 def _todo(todo: Todo) -> list[str]:
     bad = f", and {_names(list(todo.bad_shards))} that cannot be read" if todo.bad_shards else ""
     lines = [
-        f"input      {todo.num_shards:,} shards, {todo.num_rows:,} rows, {_bytes(todo.num_bytes)}{bad}",
+        f"input      {counted(todo.num_shards, 'shard')}, {counted(todo.num_rows, 'row')}, {size(todo.num_bytes)}{bad}",
         f"to do      {todo.num_pending:,} of {todo.num_splits:,} splits, {todo.pending_rows:,} rows"
         + (f": {todo.num_new:,} new, {todo.num_changed:,} of shards that changed" if todo.num_pending else ""),
     ]
     if todo.num_committed:
-        lines.append(f"done       {todo.num_committed:,} splits, {todo.committed_rows:,} rows")
+        lines.append(f"done       {counted(todo.num_committed, 'split')}, {counted(todo.committed_rows, 'row')}")
     if todo.num_failed_rows:
         again = f"retry would label {todo.num_retry_splits:,} splits again, {todo.retry_rows:,} rows"
         lines.append(f"failed     {todo.num_failed_rows:,} rows; {again}")
@@ -89,14 +89,17 @@ def _speed(found: Estimate) -> list[str]:
     one = f"about {speed.tokens_per_second:,.0f} tokens/s an actor"
     if not speed.is_measured:
         return [f"speed      {one}, as given"]
-    each = f"{speed.threads_per_actor} thread{'' if speed.threads_per_actor == 1 else 's'}"
-    how = f"{speed.num_predictors} at once, {each} each" if speed.num_predictors > 1 else f"one of {each}"
+    is_many = speed.num_predictors > 1
+    how = f"{speed.num_predictors} at once" if is_many else "one"
+    if speed.threads_per_actor is not None:
+        each = counted(speed.threads_per_actor, "thread")
+        how += f", {each} each" if is_many else f" of {each}"
     return [f"speed      {one} (± {speed.error:.1%}), measured here: {how}, for {speed.measured_seconds:.0f} s"]
 
 
 def _cost(cost: Cost, found: Estimate) -> list[str]:
     low, high = cost.seconds * (1 - cost.error), cost.seconds * (1 + cost.error)
-    actors = f"{cost.num_actors:,} actor{'' if cost.num_actors == 1 else 's'}"
+    actors = counted(cost.num_actors, "actor")
     hours = f"{cost.gpu_hours:,.3g} GPU-hours" if cost.gpu_hours else f"{cost.actor_hours:,.3g} actor-hours"
     span = f"about {_time(cost.seconds)} ({_time(low)} to {_time(high)})"
     lines = [f"time       {span} with {actors}, {cost.rows_per_second:,.0f} rows/s, {hours}"]
@@ -134,19 +137,11 @@ def _money(amount: float) -> str:
 
 def _count(number: int) -> str:
     """Three digits are more than an estimate has."""
-    for size, name in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {name}"
+    for unit, name in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
     return f"{number:,}"
 
 
-def _bytes(number: int) -> str:
-    for size, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size:
-            return f"{number / size:.1f} {name}"
-    return f"{number} bytes"
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join([*names[:_NUM_NAMES], *(["…"] if names[_NUM_NAMES:] else [])])
-    return f"{len(names):,} shard{'' if len(names) == 1 else 's'} ({shown})"
+def _names(shards: list[str]) -> str:
+    return f"{counted(len(shards), 'shard')} ({few(shards)})"

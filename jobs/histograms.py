@@ -25,6 +25,8 @@ MILLION = 1_000_000
 MAX_SPREAD_BINS = 64
 # The finest bins of a Spread are 2**-20 wide: a millionth, below which float32 scores of size 1 have no digits left.
 _MIN_EXPONENT = -20
+# Nor are bins finer than a float64's own steps (2**-53 of it), of which there would be too many for their numbers.
+_DIGITS = 53
 
 
 def confidence_bins(confidences: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -167,7 +169,7 @@ class Spread:
 
 def _exponent(low: float, high: float) -> int:
     """The smallest one for which values between these two lie in at most `MAX_SPREAD_BINS` bins."""
-    exponent = _MIN_EXPONENT
+    exponent = max(_MIN_EXPONENT, math.frexp(max(abs(low), abs(high)))[1] - _DIGITS)
     if high > low:
         exponent = max(exponent, math.floor(math.log2((high - low) / MAX_SPREAD_BINS)))
     while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= MAX_SPREAD_BINS:

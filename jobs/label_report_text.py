@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.label_report import NO_LABEL, Against, Gold, Histogram, LabelReport
+from jobs.wording import counted
 
 _NUM_LABELS = 12
 _NUM_LINES = 3
@@ -35,7 +36,7 @@ def digest(report: LabelReport) -> RenderableType:
 def _counts(report: LabelReport) -> list[str]:
     planned = report.planned_rows
     of_planned = f" of {planned:,}" if planned is not None and planned != report.num_rows else ""
-    where = f"in {report.num_parts:,} parts of {report.num_shards:,} shards"
+    where = f"in {counted(report.num_parts, 'part')} of {counted(report.num_shards, 'shard')}"
     lines = [
         f"rows       {report.num_rows:,}{of_planned} {where}",
         f"           {report.num_failed:,} failed, {report.num_truncated:,} truncated",

@@ -1,13 +1,12 @@
 """What `shardlabel verify` says to people."""
 
 import math
-from collections.abc import Sequence
 
 from jobs.verify import Verification
 from jobs.verify_values import RowDifference, ValueReport
+from jobs.wording import counted, few
 
 _NUM_PROBLEMS = 20
-_NUM_NAMES = 3
 
 
 def verification(found: Verification) -> str:
@@ -20,7 +19,7 @@ def verification(found: Verification) -> str:
         ("vanished", found.vanished_shards, "are no longer in the input; run --prune removes their parts"),
     ):
         if shards:
-            lines.append(f"{label:<11}{len(shards):,} shards ({_names(shards)}) {advice}")
+            lines.append(f"{label:<11}{counted(len(shards), 'shard')} ({few(shards)}) {advice}")
     lines += [f"{'wrong':<11}{problem.where}: {problem.message}" for problem in found.problems[:_NUM_PROBLEMS]]
     if left := len(found.problems[_NUM_PROBLEMS:]):
         lines.append(f"{'wrong':<11}and {left:,} things more; --json has them all")
@@ -53,7 +52,7 @@ def _parts(found: Verification) -> str:
 
 def _rows(found: Verification) -> str:
     if found.compared_columns:
-        how = f"compared with the input by {_names(found.compared_columns)}"
+        how = f"compared with the input by {few(found.compared_columns)}"
     else:
         how = "not compared with the input: output.keep_columns keeps none of its columns"
     return f"rows       {found.num_rows:,}, {how}"
@@ -97,7 +96,3 @@ def _row(row: RowDifference) -> list[str]:
 
 def _percent(share: float) -> str:
     return f"{math.floor(round(share * 10_000, 6)) / 100:g}%"  # rounded down: 100% is all of them
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_NUM_NAMES], *(["…"] if names[_NUM_NAMES:] else [])])

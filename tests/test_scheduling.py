@@ -72,6 +72,7 @@ def test_every_script_has_a_name_and_is_what_the_schedulers_call() -> None:
     assert names == called == {"nightly.sh", "alert.sh", "check.sh"}
 
 
+@pytest.mark.slow
 def test_a_night_of_cron_is_silent_when_all_is_well_and_says_what_is_not(folder: Path) -> None:
     nightly, morning = cron_commands()
     assert "nobody works on it" in shell(folder, morning).stdout  # nothing has run yet

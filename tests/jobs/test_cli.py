@@ -149,7 +149,7 @@ def test_a_driver_loads_neither_torch_nor_ray_to_plan(job_file: Path) -> None:
 def test_a_vanished_shard_is_named_until_its_parts_are_pruned(job_file: Path, shards: Path, tmp_path: Path) -> None:
     shardlabel(job_file)
     (shards / "b.parquet").unlink()
-    assert "vanished   1 shards (b.parquet); their parts are still there" in shardlabel(job_file).stdout
+    assert "vanished   1 shard (b.parquet); their parts are still there" in shardlabel(job_file).stdout
     assert "(b.parquet); their parts were removed" in shardlabel(job_file, "--prune").stdout
     assert not (tmp_path / "out" / "b.parquet").exists()
     assert "vanished   " not in shardlabel(job_file).stdout

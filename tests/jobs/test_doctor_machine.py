@@ -7,7 +7,6 @@ import pytest
 
 from inference.findings import Notes
 from jobs.doctor_machine import judge_devices, judge_memory, judge_precision, judge_store
-from jobs.doctor_text import size_text
 from tests.jobs.conftest import MakeJob
 
 
@@ -61,8 +60,3 @@ def test_a_precision_that_the_device_imitates_is_a_warning(
 ) -> None:
     job = make_job(model={"dtype": dtype})
     assert one(judge_precision, job.models[0], device, dtype, is_native=is_native)[0] == level
-
-
-@pytest.mark.parametrize(("size", "text"), [(999, "1.0 kB"), (1.5e6, "1.5 MB"), (2e9, "2.0 GB"), (1.25e13, "12.5 TB")])
-def test_sizes_are_for_people(size: float, text: str) -> None:
-    assert size_text(size) == text

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobs.histograms import LENGTH_EDGES, MAX_SPREAD_BINS, Lengths, Spread, confidence_bins, mean_and_std
@@ -45,6 +45,8 @@ def test_a_spread_by_hand() -> None:
     assert (found.minimum, found.maximum, found.total, found.squares) == (0.5, 4.5, 10.5, 41.75)
 
 
+@example(one=[2.0**60], other=[2.0**60 + 2.0**38], third=[])
+@example(one=[2.0**60], other=[1e30], third=[-3e38])
 @given(one=NUMBERS, other=NUMBERS, third=NUMBERS)
 def test_a_merge_of_spreads_is_the_spread_of_all_values(
     one: list[float], other: list[float], third: list[float]

@@ -119,6 +119,7 @@ def run_one(
     return report
 
 
+@pytest.mark.slow
 def test_after_thirty_nights_the_output_is_that_of_a_fresh_run(
     processes: ForkServerContext, tmp_path: Path, single_label: Path
 ) -> None:

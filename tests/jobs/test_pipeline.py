@@ -22,6 +22,7 @@ def test_ray_writes_the_bytes_that_the_in_process_twin_writes(make_job: MakeJob,
     assert len(part_bytes(str(tmp_path / "ray"))) == 6
 
 
+@pytest.mark.slow
 def test_the_number_of_actors_changes_no_byte(make_job: MakeJob, tmp_path: Path) -> None:
     run(make_job("one", run=RAY | {"num_actors": 1}))
     run(make_job("some", run=RAY | {"num_actors": {"min": 1, "max": 2}}))
@@ -38,6 +39,7 @@ def test_a_shard_that_cannot_be_read_fails_alone(make_job: MakeJob, shards: Path
     assert report.num_parts == report.num_splits - len(report.failed_shards)
 
 
+@pytest.mark.slow
 def test_a_shard_without_rows_goes_through(make_job: MakeJob, shards: Path, tmp_path: Path) -> None:
     pq.write_table(rows_of(0, 0), shards / "empty.parquet")
     assert run(make_job(run=RAY)).num_rows == 45

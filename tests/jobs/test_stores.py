@@ -50,7 +50,9 @@ def job_file(make_job: MakeJob, store: Store, bucket: Path, tmp_path: Path) -> M
     return write
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "reset after", "cut", "stall"])
+@pytest.mark.parametrize(
+    "fault", ["503", "cut", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reset", "reset after", "stall"))]
+)
 def test_a_store_that_recovers_costs_time_and_no_byte(
     make_job: MakeJob, store: Store, bucket: Path, fault: Fault
 ) -> None:

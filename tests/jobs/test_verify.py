@@ -376,7 +376,7 @@ def test_shards_that_changed_came_or_went_are_named_and_no_damage(world: World) 
     assert names == [["good.parquet"], ["c.parquet"], ["more/b.parquet"]]
     assert (content["num_parts"], content["num_read"], content["values"]["num_compared"]) == (0, 0, 0)
     lines = verify(world).stdout.splitlines()
-    assert lines[-3].startswith("stale      1 shards (good.parquet) changed, or are cut otherwise")
+    assert lines[-3].startswith("stale      1 shard (good.parquet) changed, or are cut otherwise")
     assert world.run("--prune").exit_code == 0
     assert found(world, 0)["num_parts"] == 3
 
