@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+# What a micro-batch costs besides its tokens, as a share of the budget: 64 tokens of a CPU's 2,048. On one core with
+# AVX512_BF16 a forward of 2 tokens takes as long as 25 more (T5-small) to 66 more (DeBERTa-v3-base) would.
+_OVERHEAD = 1 / 32
+
 
 def plan_micro_batches(
     lengths: NDArray[np.int64], max_batch_tokens: int, *, is_packed: bool = False
@@ -16,7 +20,7 @@ def plan_micro_batches(
 
     Sorted by length (ties in input order, so that the plan depends on the lengths alone), then cut so that
     rows * longest row <= `max_batch_tokens`, or the sum of the lengths where nothing is padded; a sequence that alone
-    is longer gets a micro-batch of its own.
+    is longer gets a micro-batch of its own. Where few sequences differ much, padded ones are cut earlier: see `_cut`.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
@@ -27,10 +31,26 @@ def plan_micro_batches(
             before = ends[start] - lengths[order[start]]
             end = int(np.searchsorted(ends, before + max_batch_tokens, side="right"))
         else:
-            end = start + max_batch_tokens // longest
+            end = start + _cut(lengths[order[start : start + max_batch_tokens // longest]], max_batch_tokens)
         end = max(end, start + 1)
         yield order[start:end]
         start = end
+
+
+def _cut(lengths: NDArray[np.int64], max_batch_tokens: int) -> int:
+    """How many of these, longest first, to pad together: shorter ones go by themselves if that saves enough padding.
+
+    With the first k kept, the padding of the others is (n - k) * (longest - k-th) tokens less. The best cut is made,
+    then the best one among those that are kept; what is left is not cut when it is planned again.
+    """
+    overhead, count = max_batch_tokens * _OVERHEAD, len(lengths)
+    while count > 1 and (count - 1) * int(lengths[0] - lengths[count - 1]) > overhead:
+        saved = np.arange(count, 0, -1) * (lengths[0] - lengths[:count])
+        best = int(saved.argmax())
+        if saved[best] <= overhead:
+            break
+        count = best
+    return count
 
 
 def pad(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from inference import fused
 from inference.checkpoint import open_checkpoint
@@ -39,6 +40,37 @@ def test_attention_is_that_of_torch(num_sequences: int, num_heads: int, length: 
     query, key, value = packed.transpose(2, 3).unbind(0)
     expected = functional.scaled_dot_product_attention(query, key, value, scale=0.3)
     torch.testing.assert_close(attend(query, key, value, 0.3), expected, atol=1e-6, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6), num_heads=st.integers(1, 3), seed=st.integers(0, 9)
+)
+def test_attention_with_a_bias_and_padding_is_that_of_each_sequence_alone(
+    lengths: list[int], num_heads: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn(3, len(lengths), num_heads, max(lengths), 8, generator=generator).unbind(0)
+    bias = torch.randn(1, num_heads, max(lengths), max(lengths), generator=generator)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None, None]
+    found = attend(query, key, value, 0.5, bias, mask)
+    for row, length in enumerate(lengths):
+        q, k, v = (states[row, :, :length] for states in (query, key, value))
+        scores = q @ k.transpose(1, 2) * 0.5 + bias[0, :, :length, :length]
+        torch.testing.assert_close(found[row, :, :length], scores.softmax(-1) @ v, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_decoder_sees_what_torch_lets_it_see(has_bias: bool) -> None:  # noqa: FBT001
+    """Causal by its flag, without a mask."""
+    generator = torch.Generator().manual_seed(4)
+    query, key, value = torch.randn(3, 3, 2, 11, 8, generator=generator).unbind(0)
+    bias = torch.randn(1, 2, 11, 11, generator=generator) if has_bias else None
+    for is_causal in (True, False):
+        how: dict[str, Any] = {"is_causal": is_causal, "position_bias": bias, "scaling": 1.0}
+        found = fused._attention_forward(torch.nn.Module(), query, key, value, None, **how)[0]
+        expected = sdpa_attention_forward(torch.nn.Module(), query, key, value, None, **how)[0]
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_attention_in_several_pieces_is_that_in_one() -> None:
