@@ -78,7 +78,8 @@ def _earlier(file: Path, machine: dict[str, Any], options: argparse.Namespace) -
         sys.exit(f"{file} is of another machine, other versions or another --scale; start anew, without --add")
     missing = results.not_measured
     results.not_measured = [entry for entry in missing if "model" in entry and entry["model"] not in options.models]
-    results.failures = [failure for failure in results.failures if failure["model"] not in options.models]
+    failures = results.failures
+    results.failures = [f for f in failures if f["model"] not in options.models or f["peer"] not in options.peers]
     return results
 
 
