@@ -143,18 +143,14 @@ def _number(value: float | None, form: str) -> str:
 
 def efficiency(summary: Summary) -> str:
     """The share of the matrix-product peak."""
+    names = dict.fromkeys(workload for model in summary.models() for workload in summary.workloads(model))
     body = []
     for model in summary.models():
-        cells = [summary.cell("shardlabel", model, workload) for workload in summary.workloads(model)]
+        cells = [summary.cell("shardlabel", model, workload) for workload in names]
         known = [cell.mfu for cell in cells if cell]
         if known:
             body.append([model, f"{geometric_mean(known):.0%}", *[f"{cell.mfu:.0%}" if cell else "" for cell in cells]])
-    if not body:
-        return "Not measured."
-    widest = max((summary.workloads(model) for model in summary.models()), key=len)
-    return rows(
-        ["MFU of shardlabel", "geometric mean", *widest], [row + [""] * (len(widest) + 2 - len(row)) for row in body]
-    )
+    return rows(["MFU of shardlabel", "geometric mean", *names], body) if body else "Not measured."
 
 
 def ray_share(summary: Summary) -> str:
