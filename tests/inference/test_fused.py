@@ -73,6 +73,12 @@ def test_a_decoder_sees_what_torch_lets_it_see(has_bias: bool) -> None:  # noqa:
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_scores_that_are_capped_are_left_to_transformers() -> None:
+    states = torch.randn(1, 2, 5, 8)
+    with pytest.raises(ValueError, match="softcap"):
+        fused._attention_forward(torch.nn.Module(), states, states, states, None, is_causal=False, softcap=50.0)
+
+
 def test_attention_in_several_pieces_is_that_in_one() -> None:
     query, key, value = torch.randn(3, 5, 4, 300, 8, generator=torch.Generator().manual_seed(1)).unbind(0)
     assert query[0].numel() * 4 * 300 / 8 > 2**20  # one sequence's scores are a piece
