@@ -12,6 +12,7 @@ from inference import ModelConfig, TaskConfig, Tokenizer
 from jobs.lengths import Lengths, measure_lengths
 from jobs.sampling import draw_sample
 from jobs.shards import cut_all, list_shards
+from tests.inference.test_batching import slots, slow_plan
 from tests.jobs.test_packages import MODEL, PACKAGES
 
 SCHEMA = pa.schema([("text", pa.string())])
@@ -36,15 +37,7 @@ def reference(texts: list[str | None], name: str, max_length: int) -> tuple[list
 
 
 def padded_slots(lengths: list[int]) -> int:
-    """Sorted, and cut in micro-batches as long as rows * longest row fits."""
-    slots, batch = 0, list[int]()
-    for length in [*sorted(lengths, reverse=True), None]:
-        if length is None or (len(batch) + 1) * (batch or [length])[0] > BUDGET:
-            slots += len(batch) * max(batch, default=0)
-            batch = []
-        if length is not None:
-            batch.append(length)
-    return slots
+    return sum(slots(batch, lengths) for batch in slow_plan(lengths, BUDGET))
 
 
 def rows_of_splits(texts: list[str | None], split_rows: int) -> list[list[str | None]]:

@@ -87,7 +87,7 @@ def test_the_endpoint_of_a_node_counts_what_the_report_counts(make_job: MakeJob,
 
 
 def test_a_predictor_counts_its_micro_batches_tokens_and_padding(single_label: Path) -> None:
-    model, task = ModelConfig(name=str(single_label), dtype="float32", max_batch_tokens=20), TaskConfig()
+    model, task = ModelConfig(name=str(single_label), dtype="float32", max_batch_tokens=160), TaskConfig()
     tokenizer, predictor = Tokenizer(model, task), Predictor(model, task)
     tokens = tokenizer(pa.table({"text": ["the good film", "bad", "a really slow tool for the film", None]}))
     lengths = [length for length in tokens.column("num_tokens").to_pylist() if length]
@@ -97,8 +97,8 @@ def test_a_predictor_counts_its_micro_batches_tokens_and_padding(single_label: P
         before = predictor.stats
         predictor(tokens)
         done = predictor.stats.since(before)
-        # Longest first, 20 tokens at most: 9 and 5 padded to 9, then 3.
-        assert (done.num_micro_batches, done.num_tokens, done.num_slots, done.num_halvings) == (2, 17, 18 + 3, 0)
+        # A micro-batch costs as much as 160 / 32 tokens: 9 goes alone, as 8 tokens of padding are more, and 3 with 5.
+        assert (done.num_micro_batches, done.num_tokens, done.num_slots, done.num_halvings) == (2, 17, 9 + 10, 0)
         assert done.forward_seconds > 0
     assert predictor.stats.num_tokens == 2 * 17
 
