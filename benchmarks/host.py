@@ -5,7 +5,6 @@ the same thing take turns, A B A B, and what they give is compared before anythi
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.__main__ import _machine
 from benchmarks.models import MODELS, build_model
-from benchmarks.tables import fill, rows
+from benchmarks.tables import rows, write_section
 from benchmarks.workloads import ROOT, WORKLOADS, build_workload
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.batching import pad, plan_micro_batches
@@ -320,13 +319,7 @@ def main(arguments: list[str]) -> int:
         "rounds": options.rounds,
         "timings": [asdict(timing) for timing in bench.timings],
     }
-    file, page = Path(options.json), Path(options.page)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=1))
-    page.write_text(
-        fill((page if page.exists() else ROOT / "docs" / "performance.md").read_text(), "host", table(facts))
-    )
-    print(f"{file} and {page} are written")
+    write_section(Path(options.json), Path(options.page), "host", facts, table(facts))
     return 0
 
 

@@ -5,7 +5,6 @@ The profiler costs a few percent: seconds and MFU are of calls without it, and o
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -28,7 +27,7 @@ from benchmarks.compare import TOKENS
 from benchmarks.flops import flops, matmul_peak
 from benchmarks.models import MODELS, build_model
 from benchmarks.schedule import CORE_MODELS, CORE_WORKLOADS
-from benchmarks.tables import fill, rows
+from benchmarks.tables import rows, write_section
 from benchmarks.workloads import ROOT, WORKLOADS, build_workload
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.columns import INPUT_IDS
@@ -172,12 +171,7 @@ def main(arguments: list[str]) -> int:
         for workload in options.workloads
     ]
     facts = {"machine": _machine(), "rounds": options.rounds, "profiles": [asdict(entry) for entry in profiles]}
-    file, page = Path(options.json), Path(options.page)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=1))
-    source = page if page.exists() else ROOT / "docs" / "performance.md"
-    page.write_text(fill(source.read_text(), "operators", report(facts)))
-    print(f"{file} and {page} are written")
+    write_section(Path(options.json), Path(options.page), "operators", facts, report(facts))
     return 0
 
 

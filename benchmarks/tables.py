@@ -46,6 +46,15 @@ def fill(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda match: f"{match[1]}\n{content.strip()}\n\n{match[2]}", text, flags=re.DOTALL)
 
 
+def write_section(file: Path, page: Path, name: str, facts: dict[str, Any], content: str) -> None:
+    """Write the facts as JSON, and one section of a page, which is made from the project's own where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=1))
+    source = page if page.exists() else ROOT / "docs" / "performance.md"
+    page.write_text(fill(source.read_text(), name, content))
+    print(f"{file} and {page} are written")
+
+
 def rows(header: list[str], body: list[list[str]]) -> str:
     """A Markdown table: the first column left, the others right."""
     rule = ["---", *["---:"] * (len(header) - 1)]

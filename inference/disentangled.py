@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# As in `fused.attend`: so many bytes of scores at once.
-_SCORE_BYTES = 2**20
+from inference.attention import sequences_at_once
 
 
 class DisentangledAttention(nn.Module):
@@ -51,7 +50,7 @@ class DisentangledAttention(nn.Module):
         layers = (self.inner.query_proj, self.inner.key_proj, self.inner.value_proj)
         states = [layer(hidden_states).view(num_sequences, length, heads, -1) for layer in layers]
         result = torch.empty_like(states[2])
-        at_once = max(_SCORE_BYTES // (heads * length * length * result.element_size()), 1)
+        at_once = sequences_at_once(heads * length * length * result.element_size())
         for start in range(0, num_sequences, at_once):
             chosen = slice(start, start + at_once)
             # Heads first, so that all sequences share one product with the positions of a head.

@@ -17,12 +17,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from inference.attention import sequences_at_once
 from inference.disentangled import DisentangledAttention, is_disentangled
 
 _ATTENTION = "shardlabel_matmul"
-# So many bytes of attention scores at once stay in a core's cache: at 4 x 512 tokens 1.7 times as fast as all at once.
-_SCORE_BYTES = 2**20
-
 # Where the families keep a layer and the activation behind it: BERT, its kin and DeBERTa; DistilBERT.
 FOLLOWED_BY = {"dense": "intermediate_act_fn", "lin1": "activation"}
 # What oneDNN calls the activations of transformers.
@@ -61,16 +59,14 @@ def fuse(module: Any) -> None:
     shared = shared_weights(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
+            if is_disentangled(child):
+                setattr(parent, name, DisentangledAttention(child))
             if type(child) is not nn.Linear or child.weight.dtype != torch.bfloat16 or id(child.weight) in shared:
                 continue
             gelu = GELU.get(type(getattr(parent, FOLLOWED_BY.get(name, ""), None)).__name__)
             setattr(parent, name, PackedLinear(child, gelu))
             if gelu is not None:
                 setattr(parent, FOLLOWED_BY[name], nn.Identity())
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if is_disentangled(child):
-                setattr(parent, name, DisentangledAttention(child))
     if module._can_set_attn_implementation():  # noqa: SLF001 - others have attention of their own (DeBERTa, MPNet)
         AttentionInterface.register(_ATTENTION, _attention_forward)
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
@@ -106,7 +102,7 @@ def attend(
     """
     num_sequences, num_heads, length, size = query.shape
     num_keys = key.shape[2]
-    at_once = max(_SCORE_BYTES // (num_heads * length * num_keys * query.element_size()), 1)
+    at_once = sequences_at_once(num_heads * length * num_keys * query.element_size())
     result = query.new_empty(num_sequences, length, num_heads, size).transpose(1, 2)
     zero, least = query.new_zeros(1, 1, 1), torch.finfo(query.dtype).min
     for start in range(0, num_sequences, at_once):

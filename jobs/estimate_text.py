@@ -87,13 +87,10 @@ def _speed(found: Estimate) -> list[str]:
     if speed is None:
         return ["speed      not known: give --tokens-per-second of one actor, or call plan where the job would run"]
     one = f"about {speed.tokens_per_second:,.0f} tokens/s an actor"
-    if not speed.is_measured:
+    if not speed.is_measured or speed.threads_per_actor is None:
         return [f"speed      {one}, as given"]
-    is_many = speed.num_predictors > 1
-    how = f"{speed.num_predictors} at once" if is_many else "one"
-    if speed.threads_per_actor is not None:
-        each = counted(speed.threads_per_actor, "thread")
-        how += f", {each} each" if is_many else f" of {each}"
+    each = counted(speed.threads_per_actor, "thread")
+    how = f"{speed.num_predictors} at once, {each} each" if speed.num_predictors > 1 else f"one of {each}"
     return [f"speed      {one} (± {speed.error:.1%}), measured here: {how}, for {speed.measured_seconds:.0f} s"]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from inference.columns import ANSWERED_BY
 from jobs.plan import Plan
 from jobs.verify_parts import SampledRow
+from jobs.wording import short
 
 if TYPE_CHECKING:
     from inference.reference import Reference, Verdict
@@ -123,7 +124,7 @@ class Values:
                 RowDifference(
                     shard=shard,
                     row=row,
-                    text=shortened(text),
+                    text=short(text, _MAX_TEXT),
                     found=verdict.found,
                     expected=verdict.expected,
                     difference=largest,
@@ -147,12 +148,6 @@ class Values:
             rows=tuple(self._rows[:NUM_SHOWN]),
             tolerance=self._tolerance,
         )
-
-
-def shortened(text: str) -> str:
-    """One line of at most 80 characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
 
 
 def _as_text(value: object) -> str:

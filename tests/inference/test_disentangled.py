@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DebertaV2Config, DebertaV2Model
 
-from inference import disentangled
+from inference import attention
 from inference.disentangled import DisentangledAttention, is_disentangled
 
 
@@ -55,7 +55,7 @@ def test_it_is_transformers_attention(config: dict[str, Any], lengths: list[int]
 
 
 def test_many_sequences_are_done_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disentangled, "_SCORE_BYTES", 2 * 3 * 9 * 9 * 4)  # two sequences of three heads in float32
+    monkeypatch.setattr(attention, "_SCORE_BYTES", 2 * 3 * 9 * 9 * 4)  # two sequences of three heads in float32
     model, usual = build(), build()
     replace(model)
     ids = torch.arange(45).view(5, 9)
