@@ -32,7 +32,7 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int = 0,
     runs: tuple[tuple[int, int], ...] = (),
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor] | None = None,
+    attend: Callable[..., torch.Tensor] | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_: Any,
@@ -70,17 +70,19 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     start = 0
     for count, length in runs:
-        end = start + count * length
-        # A view of (sequences, heads, tokens, width): equal lengths that lie side by side need no copy and no mask.
-        states = [x[start:end].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)]
+        queries, keys, values, place = (_side_by_side(states, start, count, length) for states in (q, k, v, out))
         mask = None if sliding_window is None or length <= sliding_window else _band(length, sliding_window, q.device)
         if attend is not None and mask is None:
-            part = attend(states[0], states[1], states[2], q.shape[-1] ** -0.5 if scaling is None else scaling)
+            attend(queries, keys, values, q.shape[-1] ** -0.5 if scaling is None else scaling, out=place)
         else:
-            part = scaled_dot_product_attention(states[0], states[1], states[2], mask, scale=scaling)
-        out[start:end].view(count, length, *out.shape[1:]).copy_(part.transpose(1, 2))
-        start = end
+            place.copy_(scaled_dot_product_attention(queries, keys, values, mask, scale=scaling))
+        start += count * length
     return out[None], None
+
+
+def _side_by_side(states: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
+    """Of equally long sequences a view of (sequences, heads, tokens, width): no copy, and they need no mask."""
+    return states[start : start + count * length].view(count, length, *states.shape[1:]).transpose(1, 2)
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:

@@ -23,6 +23,7 @@ from inference.config import ModelConfig, TaskConfig, check_bounds
 from inference.copies import Arrived, Copies
 from inference.hardware import MAX_BATCH_TOKENS
 from inference.isolation import isolate, loses_device
+from inference.memory import keep_freed_memory
 from inference.model import Model
 from inference.repeats import first_equal_sequences
 from inference.sequences import Sequences
@@ -53,6 +54,7 @@ class Predictor:
         check_bounds([model])
         if num_threads is not None:
             torch.set_num_threads(num_threads)
+        keep_freed_memory()
         checkpoint = open_checkpoint(model)
         self._task = load_task(task, checkpoint)
         self._names = task.columns

@@ -40,6 +40,9 @@ def test_attention_is_that_of_torch(num_sequences: int, num_heads: int, length: 
     query, key, value = packed.transpose(2, 3).unbind(0)
     expected = functional.scaled_dot_product_attention(query, key, value, scale=0.3)
     torch.testing.assert_close(attend(query, key, value, 0.3), expected, atol=1e-6, rtol=1e-5)
+    place = torch.empty(num_sequences, length, num_heads, size).transpose(1, 2)
+    attend(query, key, value, 0.3, out=place)
+    torch.testing.assert_close(place, expected, atol=1e-6, rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,6 +61,15 @@ def test_attention_with_a_bias_and_padding_is_that_of_each_sequence_alone(
         q, k, v = (states[row, :, :length] for states in (query, key, value))
         scores = q @ k.transpose(1, 2) * 0.5 + bias[0, :, :length, :length]
         torch.testing.assert_close(found[row, :, :length], scores.softmax(-1) @ v, atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_not_finite_in_one_sequence_does_not_reach_another() -> None:
+    query, key, value = torch.randn(3, 2, 2, 9, 8, generator=torch.Generator().manual_seed(5)).unbind(0)
+    expected = attend(query, key, value, 0.5)[1]
+    key[0, :, 4], value[0, :, 8] = torch.nan, torch.inf
+    found = attend(query, key, value, 0.5)
+    assert found[0].isnan().any()
+    assert torch.equal(found[1], expected)
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
