@@ -80,7 +80,16 @@ def _earlier(file: Path, machine: dict[str, Any], options: argparse.Namespace) -
     results.not_measured = [entry for entry in missing if "model" in entry and entry["model"] not in options.models]
     failures = results.failures
     results.failures = [f for f in failures if f["model"] not in options.models or f["peer"] not in options.peers]
+    if options.again:
+        results.measurements = [entry for entry in results.measurements if not _is_asked_for(entry, options)]
+        for part in options.parts:
+            results.extra.pop({"ray": "ray_share"}.get(part, part), None)
     return results
+
+
+def _is_asked_for(entry: dict[str, Any], options: argparse.Namespace) -> bool:
+    is_chosen = entry["model"] in options.models and entry["workload"] in options.workloads
+    return "compare" in options.parts and is_chosen and entry["peer"] in options.peers
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", default=str(BUILD / "results.json"))
     parser.add_argument("--page", default=str(ROOT / "docs" / "performance.md"), help="the page that holds the tables")
     parser.add_argument("--add", action="store_true", help="keep what the JSON holds of this machine, and add to it")
+    parser.add_argument("--again", action="store_true", help="with --add: what is asked for replaces what is there")
     parser.add_argument("--no-install", action="store_true", help="measure only the peers that are installed")
     parser.add_argument("--install-only", action="store_true", help="install the peers and stop")
     parser.add_argument("--tables-only", action="store_true", help="write the tables again from the JSON")

@@ -72,7 +72,8 @@ class Schedule:
                 "cold runs", seconds, lambda: measure_cold(core_models or models, self.results, rounds, self.say)
             )
         if "growth" in self.request.parts and models:
-            self._other("growth", 420, lambda: measure_growth(models[0], self.results, self.say))
+            rounds = self.request.rounds
+            self._other("growth", 210.0 * rounds, lambda: measure_growth(models[0], self.results, rounds, self.say))
         if "budget" in self.request.parts and models:
             rounds = self.request.rounds
             seconds = len(core_models) * (_LOAD_SECONDS + rounds * len(BUDGETS) * 1.5 * _CELL_SECONDS)

@@ -63,6 +63,11 @@ def test_a_comparison_measures_checks_and_writes_its_tables(bench_folder: Path) 
     assert [entry["peer"] for entry in added["measurements"]] == ["shardlabel", "pipeline", "shardlabel"]
     assert added["cells"] == results["cells"]
     assert added["extra"]["budget"] == results["extra"]["budget"]
+    subprocess.run([*command, "--again"], cwd=ROOT, env=environment, check=True)
+    replaced = json.loads(file.read_text())
+    assert [entry["peer"] for entry in replaced["measurements"]] == ["pipeline", "shardlabel"]
+    assert replaced["measurements"][0] == results["measurements"][1]
+    assert replaced["extra"]["budget"] == results["extra"]["budget"]
 
 
 @pytest.mark.parametrize(("family", "settings"), [("bert", {}), ("distilbert", {})])
