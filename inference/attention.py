@@ -13,13 +13,15 @@ from transformers import AttentionInterface
 
 PACKED = "shardlabel_packed"
 
-# So many bytes of attention scores at once stay in a core's cache: at 4 x 512 tokens 1.7 times as fast as all at once.
+# So many bytes of attention scores at once stay in a core's cache: at 4 x 512 tokens 1.7 times as fast as all at once,
+# and of one sequence of 1,024 tokens two heads 1.5 times as fast as twelve.
 _SCORE_BYTES = 2**20
 
 
-def sequences_at_once(num_bytes: int) -> int:
-    """How many sequences a CPU does at once, each with so many bytes of scores."""
-    return max(_SCORE_BYTES // num_bytes, 1)
+def pieces(num_sequences: int, num_heads: int, num_bytes: int) -> tuple[int, int]:
+    """How many sequences, and how many heads of each, a CPU does at once; a head has so many bytes of scores."""
+    at_once = max(_SCORE_BYTES // num_bytes, 1)
+    return (min(at_once // num_heads, num_sequences), num_heads) if at_once >= num_heads else (1, at_once)
 
 
 def packed_attention(  # noqa: PLR0913 - the signature is transformers'

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inference.attention import sequences_at_once
+from inference.attention import pieces
 
 
 class DisentangledAttention(nn.Module):
@@ -50,7 +50,7 @@ class DisentangledAttention(nn.Module):
         layers = (self.inner.query_proj, self.inner.key_proj, self.inner.value_proj)
         states = [layer(hidden_states).view(num_sequences, length, heads, -1) for layer in layers]
         result = torch.empty_like(states[2])
-        at_once = sequences_at_once(heads * length * length * result.element_size())
+        at_once, _ = pieces(num_sequences, heads, length * length * result.element_size())
         for start in range(0, num_sequences, at_once):
             chosen = slice(start, start + at_once)
             # Heads first, so that all sequences share one product with the positions of a head.

@@ -9,6 +9,7 @@
   1.1 times as long with it); it does not round the scores to bfloat16, as this does.
 """
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from inference.attention import sequences_at_once
+from inference.attention import pieces
 from inference.disentangled import DisentangledAttention, is_disentangled
 
 _ATTENTION = "shardlabel_matmul"
@@ -108,22 +109,27 @@ def attend(
     num_sequences, num_heads, length, size = query.shape
     num_keys = key.shape[2]
     width = num_keys + -num_keys % _LANES
-    at_once = sequences_at_once(num_heads * length * width * query.element_size())
+    at_once, num_together = pieces(num_sequences, num_heads, length * width * query.element_size())
     result = query.new_empty(num_sequences, length, num_heads, size).transpose(1, 2) if out is None else out
     zero, least = query.new_zeros(1, 1, 1), torch.finfo(query.dtype).min
-    for start in range(0, num_sequences, at_once):
-        q, k, v = (states[start : start + at_once] for states in (query, key, value))
+    for start, first in product(range(0, num_sequences, at_once), range(0, num_heads, num_together)):
+        some, heads = slice(start, start + at_once), slice(first, first + num_together)
+        q, k, v = (states[some, heads] for states in (query, key, value))
         k, v = _lengthened(k, width), _lengthened(v, width)
         scores = torch.baddbmm(zero, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), beta=0, alpha=scaling)
-        seen = scores.view(-1, num_heads, length, width)[..., :num_keys]
+        seen = scores.view(*q.shape[:3], width)[..., :num_keys]
         if bias is not None:
-            seen += bias
+            seen += _part(bias, some, heads)
         if mask is not None:
-            seen.masked_fill_(~(mask[start : start + at_once] if len(mask) > 1 else mask), least)
+            seen.masked_fill_(~_part(mask, some, heads), least)
         scores[..., num_keys:] = -torch.inf
-        mixed = torch.bmm(torch.softmax(scores, dim=-1), v.flatten(0, 1))
-        result[start : start + at_once] = mixed.view(-1, num_heads, length, size)
+        result[some, heads] = torch.bmm(torch.softmax(scores, dim=-1), v.flatten(0, 1)).view(q.shape)
     return result
+
+
+def _part(values: torch.Tensor, some: slice, heads: slice) -> torch.Tensor:
+    """Of values that all sequences or all heads may share."""
+    return values[some if len(values) > 1 else slice(None), heads if values.shape[1] > 1 else slice(None)]
 
 
 def _lengthened(states: torch.Tensor, length: int) -> torch.Tensor:

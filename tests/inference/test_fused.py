@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from inference import fused
+from inference import attention, fused
 from inference.checkpoint import open_checkpoint
 from inference.config import ModelConfig, TaskConfig
 from inference.fused import PackedLinear, attend
@@ -47,16 +47,21 @@ def test_attention_is_that_of_torch(num_sequences: int, num_heads: int, length: 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6), num_heads=st.integers(1, 3), seed=st.integers(0, 9)
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    num_heads=st.integers(1, 3),
+    seed=st.integers(0, 9),
+    score_bytes=st.sampled_from([1, 5_000, 2**20]),
 )
 def test_attention_with_a_bias_and_padding_is_that_of_each_sequence_alone(
-    lengths: list[int], num_heads: int, seed: int
+    lengths: list[int], num_heads: int, seed: int, score_bytes: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     query, key, value = torch.randn(3, len(lengths), num_heads, max(lengths), 8, generator=generator).unbind(0)
     bias = torch.randn(1, num_heads, max(lengths), max(lengths), generator=generator)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None, None]
-    found = attend(query, key, value, 0.5, bias, mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_SCORE_BYTES", score_bytes)  # so a piece is a head, some heads or some sequences
+        found = attend(query, key, value, 0.5, bias, mask)
     for row, length in enumerate(lengths):
         q, k, v = (states[row, :, :length] for states in (query, key, value))
         scores = q @ k.transpose(1, 2) * 0.5 + bias[0, :, :length, :length]
