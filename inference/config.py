@@ -27,7 +27,7 @@ class ModelConfig(Frozen):
     revision: str | None = None
     """Branch, tag or commit of a hub id; resolved once to a commit."""
     dtype: Dtype = "auto"
-    """Precision of weights and activations; `auto` is bfloat16 where the hardware multiplies it natively."""
+    """Precision of weights and activations; `auto` is bfloat16 on a GPU and on a CPU that multiplies it natively."""
     max_length: PositiveInt | None = None
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
@@ -61,7 +61,7 @@ class TaskConfig(Frozen):
     scores: bool = False
     """Also keep the normalised score of every class."""
     logits: bool = False
-    """Also keep the raw logits."""
+    """Also keep the logits: the raw ones, or what `options.postprocess` made of them."""
 
 
 def check_bounds(models: Sequence[ModelConfig]) -> None:

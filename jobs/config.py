@@ -61,7 +61,7 @@ class OutputConfig(Frozen):
     scores: bool = False
     """Also every class's score."""
     logits: bool = False
-    """Also the raw logits."""
+    """Also the logits: the raw ones, or what `task.options.postprocess` made of them."""
 
 
 class TaskSection(Frozen):

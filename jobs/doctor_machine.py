@@ -134,7 +134,7 @@ def _judge_actors(job: JobConfig, resources: Resources, ground: Ground, notes: N
             advice = "lower run.num_actors or run.gpus_per_actor; a run would wait for what does not come, and fail"
             notes.error("actors", message, advice)
         else:
-            notes.warn("actors", message, "see whether the cluster will grow; else the run waits for ever for them")
+            notes.warn("actors", message, "see whether the cluster will grow; else the run stops after some 30 minutes")
     elif not wish and count * threads > cpus:
         notes.warn("actors", what, "leave run.num_actors and run.threads_per_actor to auto: more threads are slower")
     else:
