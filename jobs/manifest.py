@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +26,8 @@ SUCCESS = "_SUCCESS"
 CLAIM_SECONDS = 5.0
 """Between two looks at the claim."""
 
-_ATTEMPTS = "_shardlabel/attempts"
+ATTEMPTS = "_shardlabel/attempts"
+
 # Bytes of a note's name, without its number: most filesystems take 255.
 _MAX_NAME = 200
 # Of a longer name, so many characters stay: how many others a bundle has is told at its end.
@@ -236,11 +236,9 @@ def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:
 
 
 def forget_attempts(output: Location) -> None:
-    """Remove the notes of attempts that are there now; another run of the job may make new ones meanwhile."""
+    """Remove the notes of attempts, but not their directory: another run of the job may be making new ones there."""
     for name in read_attempts(output):
-        storage.delete(output.join(f"{_ATTEMPTS}/{name}"))
-    with suppress(OutputError):  # the empty directory, unless it is in use
-        storage.delete_directory(output.join(_ATTEMPTS))
+        storage.delete(output.join(f"{ATTEMPTS}/{name}"))
 
 
 def begin(output: Location, fingerprint: dict[str, Any]) -> None:
@@ -266,7 +264,7 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> Location | N
     if len(name.encode()) > _MAX_NAME:
         name = hashlib.sha256(name.encode()).hexdigest() + name[-_NUM_KEPT:]
     for number in range(max_attempts):
-        note = output.join(f"{_ATTEMPTS}/{name}.{number}")
+        note = output.join(f"{ATTEMPTS}/{name}.{number}")
         if storage.read_text(note) is None:
             storage.write(note, b"")
             return note
@@ -279,7 +277,7 @@ def read_attempts(output: Location) -> dict[str, int | None]:
     Raises:
         OutputError: they cannot be listed.
     """
-    return {name: info.mtime_ns for name, info in find_in_output(output.join(_ATTEMPTS))}
+    return {name: info.mtime_ns for name, info in find_in_output(output.join(ATTEMPTS))}
 
 
 def is_complete(output: Location) -> bool:

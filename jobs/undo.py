@@ -81,7 +81,7 @@ class Bookkeeping:
             storage.delete(self._output.join(f"{index.KEPT}/{name}"))
         if not self._copies:
             storage.delete_directory(self._output.join(index.KEPT))
-        manifest.forget_attempts(self._output)
+        storage.delete_directory(self._output.join(manifest.ATTEMPTS))
         for name, content in self._files.items():
             if content is None:
                 storage.delete(self._output.join(name))

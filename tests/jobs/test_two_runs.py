@@ -61,26 +61,29 @@ def test_two_runs_that_take_turns_at_the_same_splits_both_end_well(make_job: Mak
 
 
 def test_a_run_begins_while_another_one_makes_and_removes_notes(tmp_path: Path) -> None:
-    output, stop = locate(str(tmp_path / "out")), threading.Event()
-    fingerprint = {"model.dtype": "float32"}
+    output, stop, made = locate(str(tmp_path / "out")), threading.Event(), list[str]()
+    fingerprint = {"model.deduplicate": True, "model.fp8": False}
 
-    def note(number: int) -> None:
+    def note(name: str) -> None:
         while not stop.is_set():
-            if (made := manifest.note_attempt(output, f"{number}.parquet", 3)) is not None:
-                storage.delete(made)
+            if (location := manifest.note_attempt(output, name, 3)) is not None:
+                storage.delete(location)
+        made.append(name)
 
     manifest.begin(output, fingerprint)
-    threads = [threading.Thread(target=note, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=note, args=(f"{number}.parquet",)) for number in range(4)]
     for thread in threads:
         thread.start()
     try:
-        for _ in range(200):
+        for _ in range(50):
             manifest.begin(output, fingerprint)
             storage.sweep(output)
+            time.sleep(0.01)  # a write that is swept away five times running is an error
     finally:
         stop.set()
         for thread in threads:
             thread.join()
+    assert len(made) == 4
 
 
 def test_a_file_that_another_run_sweeps_away_is_written_again(tmp_path: Path) -> None:
