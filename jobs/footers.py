@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileInfo
+from pyarrow.fs import FileInfo, FileType
 
 from inference.errors import OutputError
 from jobs import storage
-from jobs.listing import find
+from jobs.listing import find_in_output
 from jobs.parts import ORIGIN, PartIdentity, make_identity, read_identity
 from jobs.storage import Location
 from jobs.stores import read_each
@@ -61,17 +61,16 @@ def read_footers(output: Location) -> Footers:
         OutputError: the directory or a footer cannot be read.
     """
     listed_ns = time.time_ns()
-    try:
-        files = dict(find(output))
-    except OSError as error:
-        msg = f"output.path: {output} cannot be listed ({error}); check permissions and credentials"
-        raise OutputError(msg) from error
+    files = dict(find_in_output(output))
     found: dict[str, PartIdentity | None] = dict.fromkeys(files)
     remembered = _recall(output, files)
     unread, known = [name for name in files if name not in remembered], list[dict[str, Any]]()
     read = read_each(lambda name: read_identity(output.join(name), files[name].size or 0, known), unread)
     found |= remembered
     found |= dict(zip(unread, read, strict=True))
+    for name in [name for name, identity in found.items() if identity is None]:
+        if storage.look(output.join(name)).type == FileType.NotFound:  # another run removed it since it was listed
+            del found[name], files[name]
     return Footers(found, files, listed_ns, len(unread))
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,10 +17,11 @@ import pyarrow.parquet as pq
 
 from inference.errors import OutputError
 from jobs import storage
-from jobs.listing import find
+from jobs.listing import find_in_output
 from jobs.parts import PartIdentity, parse_part
 from jobs.shards import Split
 from jobs.storage import Location
+from jobs.stores import read_each
 
 # Not `.parquet`, lest `**/*.parquet` over an output finds them: they are no parts.
 INDEX = "_shardlabel/index.pq"
@@ -111,7 +111,7 @@ class Index:
         for split in splits:
             self._made.setdefault(split.shard, []).append(Entry.of(split))
         self._base = read_index(output)
-        current = self._base | {shard: entries for shard, entries in self._made.items() if self._is_done(shard)}
+        current = self._base | {shard: entries for shard, entries in self._made.items() if self.is_done(shard)}
         self._shards = {
             shard: entries
             for shard, entries in current.items()
@@ -123,8 +123,12 @@ class Index:
             if (made := identities.get(split.part)) is not None and not made.is_of(split)
         }
         self._publish_at = 0.0
+        self._copies: set[str] | None = None
+        self.is_shared = False
+        """Whether another run of the job has changed the index since this one looked."""
 
-    def _is_done(self, shard: str) -> bool:
+    def is_done(self, shard: str) -> bool:
+        """Whether all parts of a shard are there as the input has it now."""
         return shard in self._made and not self._num_pending[shard]
 
     def begin(self) -> None:
@@ -133,8 +137,9 @@ class Index:
         Raises:
             OutputError: a copy or the index could not be written.
         """
-        with ThreadPoolExecutor(_COPY_THREADS) as pool:
-            kept = list(pool.map(self._kept, self._shards.values()))
+        self._copies = self._find_copies()
+        kept = read_each(self._kept, self._shards.values(), _COPY_THREADS)
+        self._copies |= {entry.file for entries in kept for entry in entries if entry.file != entry.part}
         self._shards = {shard: entries for shard, entries in zip(self._shards, kept, strict=True) if entries}
         self.publish()
 
@@ -162,7 +167,7 @@ class Index:
         """
         shard = self._shard_of[part]
         self._num_pending[shard] -= 1
-        if self._is_done(shard):
+        if self.is_done(shard):
             self._shards[shard] = self._made[shard]
             if time.monotonic() > self._publish_at:
                 self.publish()
@@ -182,9 +187,10 @@ class Index:
         """
         started = time.monotonic()
         theirs = read_index(self._output)
+        self.is_shared |= theirs != self._base
         merged: dict[str, list[Entry]] = {}
         for shard in sorted({*theirs, *self._shards}):
-            is_news = theirs.get(shard) != self._base.get(shard) and not self._is_done(shard)
+            is_news = theirs.get(shard) != self._base.get(shard) and not self.is_done(shard)
             if entries := (theirs if is_news else self._shards).get(shard):
                 merged[shard] = entries
         if merged != theirs:
@@ -194,15 +200,17 @@ class Index:
         self._publish_at = ended + max(_PUBLISH_SECONDS, _MIN_PAUSE * (ended - started))
 
     def drop_copies(self) -> None:
-        """Delete the copies that the published index does not name.
+        """Delete the copies that the published index does not name, but not those of a run that began after this one.
 
         Raises:
             OutputError: one could not be deleted.
         """
         named = {entry.file for entries in self._base.values() for entry in entries}
-        for name, _ in find(self._output.join(KEPT)):
-            if f"{KEPT}/{name}" not in named:
-                storage.delete(self._output.join(f"{KEPT}/{name}"))
+        for name in sorted((self._find_copies() if self._copies is None else self._copies) - named):
+            storage.delete(self._output.join(name))
+
+    def _find_copies(self) -> set[str]:
+        return {f"{KEPT}/{name}" for name, _ in find_in_output(self._output.join(KEPT))}
 
 
 def _write(output: Location, shards: Mapping[str, list[Entry]]) -> None:

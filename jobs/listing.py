@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
+from inference.errors import OutputError
 from jobs.storage import Location
 
 
@@ -28,7 +29,20 @@ def find(location: Location) -> list[tuple[str, pafs.FileInfo]]:
     else:
         infos = _list(filesystem, path)
     files = {info.path[len(root) :].lstrip("/"): info for info in infos if info.type != pafs.FileType.Directory}
-    return [(name, files[name]) for name in sorted(files) if not _is_hidden(name)]
+    return [(name, files[name]) for name in sorted(files) if not is_hidden(name)]
+
+
+def find_in_output(location: Location) -> list[tuple[str, pafs.FileInfo]]:
+    """The same below a directory of an output.
+
+    Raises:
+        OutputError: it cannot be listed.
+    """
+    try:
+        return find(location)
+    except OSError as error:
+        msg = f"output.path: {location} cannot be listed ({error}); check permissions and credentials"
+        raise OutputError(msg) from error
 
 
 def _list(filesystem: pafs.FileSystem, directory: str) -> list[pafs.FileInfo]:
@@ -81,6 +95,6 @@ def _raise(error: OSError) -> None:
         raise error
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Spark's rule: a Hive partition whose key starts with `_` is not hidden."""
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
 from jobs.footers import Footers, read_footers
-from jobs.listing import find
+from jobs.listing import find_in_output
 from jobs.models import UNSETTLED
 from jobs.parts import PartIdentity, PartRecord, is_torn
 from jobs.shards import Shard, Split
@@ -26,7 +26,7 @@ SUCCESS = "_SUCCESS"
 CLAIM_SECONDS = 5.0
 """Between two looks at the claim."""
 
-_ATTEMPTS = "_shardlabel/attempts"
+ATTEMPTS = "_shardlabel/attempts"
 
 # Bytes of a note's name, without its number: most filesystems take 255.
 _MAX_NAME = 200
@@ -236,8 +236,9 @@ def is_claimed(output: Location, fingerprint: dict[str, Any]) -> bool:
 
 
 def forget_attempts(output: Location) -> None:
-    """Remove the notes of attempts."""
-    storage.delete_directory(output.join(_ATTEMPTS))
+    """Remove the notes of attempts, but not their directory: another run of the job may be making new ones there."""
+    for name in read_attempts(output):
+        storage.delete(output.join(f"{ATTEMPTS}/{name}"))
 
 
 def begin(output: Location, fingerprint: dict[str, Any]) -> None:
@@ -263,7 +264,7 @@ def note_attempt(output: Location, part: str, max_attempts: int) -> Location | N
     if len(name.encode()) > _MAX_NAME:
         name = hashlib.sha256(name.encode()).hexdigest() + name[-_NUM_KEPT:]
     for number in range(max_attempts):
-        note = output.join(f"{_ATTEMPTS}/{name}.{number}")
+        note = output.join(f"{ATTEMPTS}/{name}.{number}")
         if storage.read_text(note) is None:
             storage.write(note, b"")
             return note
@@ -276,11 +277,7 @@ def read_attempts(output: Location) -> dict[str, int | None]:
     Raises:
         OutputError: they cannot be listed.
     """
-    try:
-        return {name: info.mtime_ns for name, info in find(output.join(_ATTEMPTS))}
-    except OSError as error:
-        msg = f"{output} cannot be listed ({error}); check permissions and credentials"
-        raise OutputError(msg) from error
+    return {name: info.mtime_ns for name, info in find_in_output(output.join(ATTEMPTS))}
 
 
 def is_complete(output: Location) -> bool:
@@ -289,11 +286,13 @@ def is_complete(output: Location) -> bool:
 
 
 def finish(output: Location, stale: Sequence[str], report: dict[str, Any], *, is_complete: bool) -> None:
-    """Remove stale parts, leave the report, and last of all the sign that the output is complete."""
+    """Remove stale parts, leave the report, and last of all the sign that the output is complete, or take it away."""
+    if not is_complete:
+        storage.delete(output.join(SUCCESS))
     for name in stale:
         storage.delete(output.join(name))
     storage.sweep(output)
-    storage.delete_directory(output.join(_ATTEMPTS))
+    forget_attempts(output)
     storage.write(output.join(_REPORT), json.dumps(report, indent=2).encode())
     if is_complete:
         storage.write(output.join(SUCCESS), b"")

@@ -185,7 +185,7 @@ def parse_part(content: bytes) -> tuple[PartIdentity, pq.ParquetFile] | None:
     """The identity and the rows of a part whose bytes were read; None when it is not one of ours."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-    except pa.ArrowException:
+    except (pa.ArrowException, OSError):  # the latter for a footer that cannot be decoded
         return None
     identity = identity_of(file.metadata)
     return None if identity is None else (identity, file)
@@ -224,9 +224,14 @@ def _one_of(known: list[dict[str, Any]], value: dict[str, Any]) -> dict[str, Any
 
 
 def is_torn(location: Location) -> bool:
-    """Whether a file is no whole Parquet file, as a disk leaves it that lost its end."""
+    """Whether a file is no whole Parquet file, as a disk leaves it that lost its end.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    content = storage.read_bytes(location)
     try:
-        pq.read_metadata(location.path, filesystem=location.filesystem)
-    except pa.ArrowInvalid:
+        pq.read_metadata(pa.BufferReader(content or b""))
+    except (pa.ArrowException, OSError):  # the latter for a footer that cannot be decoded
         return True
     return False

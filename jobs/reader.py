@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import reduce
 
 import pyarrow as pa
 
@@ -9,6 +10,8 @@ from inference.errors import OutputError
 from jobs import storage
 from jobs.index import INDEX, Entry, read_index
 from jobs.parts import parse_part
+from jobs.reading import fit
+from jobs.shards import merge_schemas
 from jobs.storage import Location, locate
 
 # A run that ends between reading the index and reading a file costs one; runs take minutes.
@@ -61,4 +64,8 @@ def _read(output: Location, entries: list[Entry], columns: list[str] | None) -> 
         if part is None or not entry.is_of(part[0]):
             return None
         tables.append(part[1].read(columns))
-    return pa.concat_tables(tables)
+    if all(table.schema.equals(tables[0].schema) for table in tables):
+        return pa.concat_tables(tables)
+    # Some were written before a shard came with another column, or a wider type.
+    schema = reduce(merge_schemas, (table.schema.remove_metadata() for table in tables))
+    return pa.concat_tables(fit(table, schema) for table in tables)

@@ -29,12 +29,7 @@ def read_split(split: Split, schema: pa.Schema) -> pa.Table:
             msg = f"{what} since it was listed; run again"
             raise InputError(msg)
         table = _read_rows(location, split, schema.names)
-        columns = [
-            table.column(field.name).cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(len(table), field.type)
-            for field in schema
-        ]
+        fitted = fit(table, schema)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         last = split.first_row_group + split.num_row_groups - 1
@@ -43,6 +38,21 @@ def read_split(split: Split, schema: pa.Schema) -> pa.Table:
     if len(table) != split.num_rows:
         msg = f"has {len(table)} rows, {split.num_rows} were planned; it changed, so run again"
         raise InputError(msg)
+    return fitted
+
+
+def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table's columns as `schema` says; those that it lacks are null.
+
+    Raises:
+        ArrowException: a value does not fit its column's type.
+    """
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 

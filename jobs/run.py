@@ -9,7 +9,7 @@ from inference.config import ModelConfig
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.packing import resolve_packed
-from jobs import manifest
+from jobs import manifest, storage
 from jobs.config import JobConfig
 from jobs.failures import FailureLimit
 from jobs.footers import remember
@@ -131,14 +131,40 @@ class _Run:
         if is_stopped:
             return report
         self._limit.finish()
-        doomed = [*committed.stale, *(part for parts in pruned.values() for part in parts)]
-        if committed.pending or doomed or not manifest.is_complete(plan.output):
+        if self._index.is_shared and report.is_complete:
+            self._compare_again()
+        doomed = [*self._replaced(), *(part for parts in pruned.values() for part in parts)]
+        is_settled = report.is_complete and manifest.is_complete(plan.output)
+        if committed.pending or doomed or not is_settled:
             with _fails_the_run():
                 self._index.drop_copies()
                 leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
                 self.ending.close()  # before the sign that all is complete, which comes last
                 manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
         return report
+
+    def _replaced(self) -> list[str]:
+        """Stale parts that others have replaced; while a split of their shard fails, they are what there is of it."""
+        made = self._committed.identities
+        return [part for part in self._committed.stale if (old := made[part]) and self._index.is_done(old.shard)]
+
+    def _compare_again(self) -> None:
+        """Another run of the job was at work: what it wrote over or left beside the parts must not count as complete.
+
+        Raises:
+            JobError: it cut shards otherwise, or saw others.
+        """
+        with _fails_the_run():
+            again = manifest.read_committed(self._plan)
+            num_odd = len(again.pending) + len({*again.stale} - {*self._committed.stale})
+            if not num_odd:
+                return
+            storage.delete(self._plan.output.join(manifest.SUCCESS))
+        msg = (
+            f"another run of this job was at work at {self._plan.output}, and {num_odd} parts are not as this one saw "
+            "the input or run.split_rows; run again"
+        )
+        raise JobError(msg)
 
     def _add(self, record: PartRecord) -> None:
         if record.error is not None:

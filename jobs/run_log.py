@@ -17,7 +17,7 @@ from typing import Any, Self
 from inference.errors import OutputError
 from jobs import storage
 from jobs.label_report import RunPoint, RunSpeed
-from jobs.listing import find
+from jobs.listing import find_in_output
 from jobs.parts import PartRecord
 from jobs.storage import Location
 
@@ -92,7 +92,7 @@ class RunLog:
         if self._arrivals.num_parts:
             self._write()
             with suppress(OutputError, OSError):
-                for name, _info in find(self._output.join(RUNS))[:-_MAX_RUNS]:
+                for name, _info in find_in_output(self._output.join(RUNS))[:-_MAX_RUNS]:
                     storage.delete(self._output.join(f"{RUNS}/{name}"))
 
     def add(self, record: PartRecord) -> None:
@@ -119,11 +119,7 @@ def read_runs(output: Location, num_runs: int) -> list[RunSpeed]:
     Raises:
         OutputError: they cannot be read.
     """
-    try:
-        names = [name for name, _ in find(output.join(RUNS))]
-    except OSError as error:
-        msg = f"output.path: {output.join(RUNS)} cannot be listed ({error}); check permissions and credentials"
-        raise OutputError(msg) from error
+    names = [name for name, _ in find_in_output(output.join(RUNS))]
     contents = [storage.read_text(output.join(f"{RUNS}/{name}")) for name in names[-num_runs:]]
     return [run for content in contents if content is not None and (run := _parse(content)) is not None]
 

@@ -15,7 +15,7 @@ from pyarrow.fs import FileInfo
 
 from inference.errors import ConfigError, InputError
 from jobs import storage
-from jobs.listing import find
+from jobs.listing import find, is_hidden
 from jobs.storage import Location
 from jobs.stores import mtime_ns, read_each, read_footer
 
@@ -80,9 +80,11 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
 
     Raises:
         InputError: a path holds no Parquet file.
-        ConfigError: two shards have the same name, so their parts would overwrite each other.
+        ConfigError: two shards have the same name, so their parts would overwrite each other; or one has two names,
+            so its rows would be labelled twice; or its part would be hidden.
     """
     found: dict[str, tuple[Location, FileInfo]] = {}
+    names: dict[str, str] = {}
     for path in paths:
         try:
             files = find(storage.locate(path))
@@ -92,6 +94,9 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
         is_shard = [info.extension.lower() == "parquet" or _is_named(path, info) for _, info in files]
         shards = list(compress(files, is_shard))
         others = [name for (name, _), yes in zip(files, is_shard, strict=True) if not yes]
+        if hidden := [name for name, _ in shards if is_hidden(name)]:
+            msg = f"input.path: {path}: a part called {hidden[0]} would be hidden in the output; rename the file"
+            raise ConfigError(msg)
         if not shards:
             held = f" but {len(others)} other files such as {others[0]}" if others else ""
             msg = (
@@ -102,8 +107,13 @@ def list_shards(paths: Sequence[str]) -> list[Shard]:
             _log.info("%s files of %s are not called *.parquet and are left out: %s …", len(others), path, others[0])
         for name, info in shards:
             location = Location(path, info.path)
-            if found.setdefault(name, (location, info))[0].path != info.path:
-                msg = f"input.path: {found[name][0]} and {location} would both become the part {name}; run two jobs"
+            other, _ = found.setdefault(name, (location, info))
+            if other.path != info.path or not other.filesystem.equals(location.filesystem):
+                msg = f"input.path: {other} and {location} would both become the part {name}; run two jobs"
+                raise ConfigError(msg)
+            if (known_as := names.setdefault(str(location), name)) != name:
+                twice = f"{location} is found twice, as {known_as} and as {name}"
+                msg = f"input.path: {twice}; give paths that do not overlap"
                 raise ConfigError(msg)
     known: list[pa.Schema] = []
     return read_each(lambda item: _read_footer(item[0], *item[1], known), sorted(found.items()))
@@ -119,7 +129,7 @@ def _read_footer(name: str, location: Location, info: FileInfo, known: list[pa.S
     row_groups: tuple[RowGroup, ...] = ()
     try:
         footer = read_footer(location.filesystem, location.path, info.size or 0)
-        schema = _one_of(known, footer.schema.to_arrow_schema())
+        schema = _one_of(known, footer.schema.to_arrow_schema().remove_metadata())
         groups = (footer.row_group(i) for i in range(footer.num_row_groups))
         row_groups = tuple(RowGroup(num_rows=g.num_rows, num_bytes=g.total_byte_size) for g in groups)
         num_rows, names = footer.num_rows, schema.names
@@ -233,13 +243,13 @@ def unify(shards: Sequence[Shard], columns: Sequence[str] | None) -> pa.Schema:
     Raises:
         InputError: two shards disagree about a column's type, or no shard has one of `columns`.
     """
-    schema, known = pa.schema([]), None
+    schema, merged = pa.schema([]), set[int]()
     for shard in shards:
-        if shard.schema is known:
+        if id(shard.schema) in merged:  # most have the very same
             continue
-        known = shard.schema
+        merged.add(id(shard.schema))
         try:
-            schema = _merge(schema, shard.schema.remove_metadata())
+            schema = merge_schemas(schema, shard.schema)
         except pa.ArrowException as error:
             msg = f"input.path: shard {shard.name} does not fit the shards before it ({error}); run it as its own job"
             raise InputError(msg) from error
@@ -253,7 +263,7 @@ def unify(shards: Sequence[Shard], columns: Sequence[str] | None) -> pa.Schema:
     return pa.schema([schema.field(name) for name in columns if name in schema.names])
 
 
-def _merge(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+def merge_schemas(one: pa.Schema, other: pa.Schema) -> pa.Schema:
     """Both schemas' columns; where the types differ, the wider one, without encodings that only one of them has."""
     differing = {name for name in one.names if name in other.names and one.field(name).type != other.field(name).type}
     schemas = [

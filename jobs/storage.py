@@ -3,6 +3,7 @@
 A file appears under its final name whole or not at all.
 """
 
+import errno
 import os
 import re
 import time
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
-from inference.errors import OutputError
+from inference.errors import InputError, OutputError
 from jobs import stores
 
 TEMPORARY_SUFFIX = ".shardlabel-tmp"
@@ -26,6 +27,8 @@ TEMPORARY_SUFFIX = ".shardlabel-tmp"
 
 
 _MAX_WRITES = 5
+
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 
 SETTLE_SECONDS = 1.0
 """How long `create` waits for others that want to write the same object; an upload takes a tenth of it."""
@@ -60,16 +63,20 @@ def locate(uri: str) -> Location:
 
     Raises:
         ConfigError: the URI holds credentials.
-        InputError: the URI's scheme is unknown or its store cannot be opened.
+        InputError: the URI's scheme is unknown, its store cannot be opened, or a path's `~user` does not exist.
     """
     return Location(uri, _open(uri)[1])
 
 
 @cache
 def _open(uri: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in uri:
+    if "://" in uri:
+        return stores.open_store(uri)
+    try:
         return pafs.LocalFileSystem(), Path(uri).expanduser().absolute().as_posix()
-    return stores.open_store(uri)
+    except RuntimeError as error:
+        msg = f"{uri}: there is no such user; expected a path such as ~/folder"
+        raise InputError(msg) from error
 
 
 def overlap(one: Location, other: Location) -> bool:
@@ -162,23 +169,38 @@ def write(location: Location, content: pa.Buffer | bytes) -> None:
 def create(location: Location, content: bytes) -> bool:
     """Write a file unless it is there, and say whether it was written.
 
-    On a local disk only one of many is told so. pyarrow has no conditional put, so an object is written, left for a
-    while, and read again: of several that looked before any had written, the last one finds its own content, if none
-    takes longer than `SETTLE_SECONDS` from its look to the end of its upload.
+    On a local disk with hard links only one of many is told so. pyarrow has no conditional put, so an object is
+    written, left for a while, and read again: of several that looked before any had written, the last one finds its own
+    content, if none takes longer than `SETTLE_SECONDS` from its look to the end of its upload.
 
     Raises:
         OutputError: it could not be written.
     """
     if read_bytes(location) is not None:
         return False
-    if not isinstance(location.filesystem, pafs.LocalFileSystem):
-        write(location, content)
-        time.sleep(SETTLE_SECONDS)
-        return read_bytes(location) == content
-    with _explained(location, "written"), suppress(FileExistsError):
-        _write_local(Path(location.path), content, lambda temporary, path: path.hardlink_to(temporary))
-        return True
-    return False
+    if isinstance(location.filesystem, pafs.LocalFileSystem):
+        with _explained(location, "written"), suppress(_NoLinksError):
+            try:
+                _write_local(Path(location.path), content, _link)
+            except FileExistsError:
+                return False
+            return True
+    write(location, content)
+    time.sleep(SETTLE_SECONDS)
+    return read_bytes(location) == content
+
+
+class _NoLinksError(Exception):
+    """This filesystem has no hard links, as some that are mounted over a network."""
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise _NoLinksError from error
+        raise
 
 
 def _write_local(path: Path, content: pa.Buffer | bytes, give_name: Callable[[Path, Path], object]) -> None:
@@ -233,5 +255,7 @@ def sweep(directory: Location) -> None:
     """
     if isinstance(directory.filesystem, pafs.LocalFileSystem):
         with _explained(directory, "cleared of temporary files"):
-            for path in Path(directory.path).rglob(f".*{TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
+            for folder, _, names in os.walk(directory.path):  # which passes over what is removed meanwhile
+                for name in names:
+                    if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX):
+                        Path(folder, name).unlink(missing_ok=True)

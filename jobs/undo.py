@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 
 from inference.errors import FingerprintError, JobError, OutputError, ShardlabelError
 from jobs import footers, heartbeat, index, manifest, storage
-from jobs.listing import find
+from jobs.listing import find_in_output
 from jobs.plan import Plan
 from jobs.stopping import Stopped
 from jobs.storage import Location
@@ -42,10 +42,8 @@ def undone_if_refused(plan: Plan, committed: manifest.Committed) -> Iterator["Bo
             if is_ours and not committed.identities and not footers.read_footers(plan.output).identities:
                 before.restore()
         raise
-    except FingerprintError:
-        raise  # the directory is another job's, and nothing was begun
-    except JobError:
-        raise
+    except (FingerprintError, JobError):
+        raise  # the directory is another job's, and nothing was begun; or the run failed
     except ShardlabelError as error:
         if not before.is_begun:
             raise  # what is there was begun by another run
@@ -83,7 +81,7 @@ class Bookkeeping:
             storage.delete(self._output.join(f"{index.KEPT}/{name}"))
         if not self._copies:
             storage.delete_directory(self._output.join(index.KEPT))
-        manifest.forget_attempts(self._output)
+        storage.delete_directory(self._output.join(manifest.ATTEMPTS))
         for name, content in self._files.items():
             if content is None:
                 storage.delete(self._output.join(name))
@@ -94,4 +92,4 @@ class Bookkeeping:
                 path.rmdir()
 
     def _find_copies(self) -> list[str]:
-        return [name for name, _ in find(self._output.join(index.KEPT))]
+        return [name for name, _ in find_in_output(self._output.join(index.KEPT))]

@@ -68,6 +68,8 @@ def test_a_job_file_that_cannot_be_read_is_refused(name: str, reason: str, tmp_p
 OVERRIDES: dict[str, tuple[str, str]] = {
     "no equals sign": ("model.max_length", "expected an override of the form section.key=value"),
     "no key": ("=3", "expected an override of the form section.key=value"),
+    "an input in a home of nobody": ("input.path=~nobody-is-called-so/in", "there is no such user"),
+    "an output in a home of nobody": ("output.path=~nobody-is-called-so/out", "there is no such user"),
     "not YAML": ("model.max_length=[", "'model.max_length=[': the value is not YAML"),
     "a Python object": ("model.name=!!python/object/apply:os.getcwd []", "the value is not YAML"),
     "an unknown section": ("modle.name=x", "modle: unknown key; did you mean 'model'?"),

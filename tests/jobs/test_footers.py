@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -48,6 +49,23 @@ def test_what_is_remembered_is_what_the_footers_say(output: Path) -> None:
     assert list(remembered.identities.items()) == list(read.identities.items())
     assert all(identity is not None for identity in read.identities.values())
     assert len({id(identity.fingerprint) for identity in read.identities.values() if identity}) == 1
+
+
+def test_a_part_that_another_run_removes_after_it_was_listed_is_nobody_elses(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (output / REMEMBERED).unlink()
+    read_each = footers.read_each
+
+    def remove_first(read: Callable[[str], object], names: list[str]) -> list[object]:
+        (output / "a-00002.parquet").unlink()
+        return read_each(read, names)
+
+    monkeypatch.setattr(footers, "read_each", remove_first)
+    found = read_footers(locate(str(output)))
+    assert "a-00002.parquet" not in found.identities
+    assert len(found.identities) == 5
+    assert None not in found.identities.values()
 
 
 def test_a_part_replaced_by_another_of_the_same_size_is_read_and_made_again(make_job: MakeJob, output: Path) -> None:

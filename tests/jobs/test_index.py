@@ -86,6 +86,56 @@ def test_a_run_that_ends_halfway_leaves_the_old_rows_to_be_seen(
     assert ids(tmp_path / "out") == OTHERS
 
 
+def test_the_old_rows_stay_to_be_seen_while_their_shard_cannot_be_labelled(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    """Also those of parts that no split wants any more, as the shard has fewer rows now."""
+    job = make_job(run=SPLITS)
+    run(job)
+    pq.write_table(rows_of(100, 12), shards / "a.parquet", row_group_size=10)
+
+    def change_again(*_: object) -> None:
+        pq.write_table(rows_of(200, 11), shards / "a.parquet", row_group_size=10)
+
+    report = run_job(job, change_again, lambda _: None)
+    assert "changed since it was listed" in str(report.failed_shards)
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+    run(job)
+    assert ids(tmp_path / "out") == {"a.parquet": list(range(200, 211))} | OTHERS
+    assert not (tmp_path / "out" / "a-00002.parquet").exists()
+
+
+def test_parts_of_one_shard_with_other_columns_are_read_together(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    run(make_job(run=SPLITS))
+    (tmp_path / "out" / "a-00001.parquet").unlink()
+    more = rows_of(45, 3)
+    pq.write_table(more.append_column("extra", pa.array([1.5, None, 2.5])), shards / "d.parquet")
+    run(make_job(run=SPLITS))
+    tables = dict(read_shards(str(tmp_path / "out")))
+    assert tables["a.parquet"].column("id").to_pylist() == A
+    assert tables["a.parquet"].column("extra").null_count == len(A)
+    assert tables["d.parquet"].column("extra").to_pylist() == [1.5, None, 2.5]
+    assert ids(tmp_path / "out")["a.parquet"] == A
+
+
+def test_a_run_that_ends_leaves_the_copies_of_one_that_begins(make_job: MakeJob, shards: Path, tmp_path: Path) -> None:
+    job = make_job(run=SPLITS)
+    run(job)
+    pq.write_table(rows_of(45, 3), shards / "d.parquet")
+    plan = make_plan(job)
+    early = Index(plan.output, plan.splits, read_committed(plan).pending, read_committed(plan).identities)
+    early.begin()
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    plan = make_plan(job)
+    late = Index(plan.output, plan.splits, read_committed(plan).pending, read_committed(plan).identities)
+    late.begin()
+    early.drop_copies()
+    (tmp_path / "out" / "a-00000.parquet").unlink()  # as it is written over
+    assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+
+
 def test_a_new_shard_is_seen_once_all_of_it_is_there(make_job: MakeJob, shards: Path, tmp_path: Path) -> None:
     run(make_job(run=SPLITS))
     pq.write_table(rows_of(100, 30), shards / "d.parquet", row_group_size=10)

@@ -369,6 +369,31 @@ def test_a_part_that_lost_its_end_is_made_again(make_job: MakeJob, size: int) ->
     assert part_bytes(job.output.path) == before
 
 
+def test_a_part_whose_footer_is_damaged_is_made_again(make_job: MakeJob) -> None:
+    job = make_job()
+    run(job)
+    before = part_bytes(job.output.path)
+    content = bytearray(before["a.parquet"])
+    size = int.from_bytes(content[-8:-4], "little")
+    content[-8 - size : -8] = bytes(size)
+    (Path(job.output.path) / "a.parquet").write_bytes(content)
+    assert run(job).new_rows == 25
+    assert part_bytes(job.output.path) == before
+
+
+def test_an_output_is_not_complete_any_more_when_a_shard_cannot_be_read(make_job: MakeJob, shards: Path) -> None:
+    job = make_job()
+    run(job)
+    sign = Path(job.output.path) / "_SUCCESS"
+    assert sign.exists()
+    (shards / "new.parquet").write_bytes(b"PAR1 nonsense")
+    assert list(run(job).failed_shards) == ["new.parquet"]
+    assert not sign.exists()
+    (shards / "new.parquet").unlink()
+    run(job)
+    assert sign.exists()
+
+
 def test_a_file_of_somebody_else_in_the_place_of_a_part_is_never_overwritten(make_job: MakeJob) -> None:
     job = make_job()
     run(job)

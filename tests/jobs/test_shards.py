@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -45,6 +46,29 @@ def test_two_shards_that_would_become_one_part_are_refused(shards: Path, tmp_pat
 
 def test_a_shard_named_twice_is_read_once(shards: Path) -> None:
     assert len(list_shards([str(shards), str(shards)])) == len(ROWS_PER_SHARD)
+
+
+def test_a_shard_that_two_paths_find_under_two_names_is_refused(shards: Path) -> None:
+    """It would be labelled twice."""
+    for paths in ([str(shards), str(shards / "deep")], [str(shards / "deep"), f"{shards}/*/*.parquet", str(shards)]):
+        with pytest.raises(ConfigError, match=r"c d\.parquet is found twice, as .*c d\.parquet"):
+            list_shards(paths)
+
+
+def test_a_shard_whose_part_would_be_hidden_is_refused(shards: Path) -> None:
+    hidden = (shards / "b.parquet").rename(shards / "_b.parquet")
+    assert "_b.parquet" not in [shard.name for shard in list_shards([str(shards)])]
+    with pytest.raises(ConfigError, match=r"a part called _b\.parquet would be hidden"):
+        list_shards([str(hidden)])
+
+
+def test_shards_of_pandas_share_one_schema_however_many_rows_they_have(tmp_path: Path) -> None:
+    """Its metadata, which pandas writes, has the number of rows."""
+    for number in range(1, 21):
+        pd.DataFrame({"text": ["x"] * number}).to_parquet(tmp_path / f"{number}.parquet")
+    found = list_shards([str(tmp_path)])
+    assert len(found) == 20
+    assert len({id(shard.schema) for shard in found}) == 1
 
 
 def test_a_corrupt_shard_says_so_and_harms_no_other(shards: Path) -> None:

@@ -1,5 +1,6 @@
 """Listing and atomic writing."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -112,3 +113,21 @@ def test_what_a_writer_leaves_that_is_killed_while_it_creates_a_file_is_swept(tm
     assert storage.create(location, b"x")
     assert not storage.create(location, b"y")
     assert [path.read_bytes() for path in (tmp_path / "deep").iterdir()] == [b"x"]
+
+
+def test_a_file_is_created_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(storage, "SETTLE_SECONDS", 0.0)
+    location = locate(str(tmp_path / "file"))
+    assert storage.create(location, b"one")
+    assert not storage.create(location, b"two")
+    assert (tmp_path / "file").read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_home_of_nobody_is_said() -> None:
+    with pytest.raises(InputError, match="~nobody-is-called-so/x: there is no such user"):
+        locate("~nobody-is-called-so/x")

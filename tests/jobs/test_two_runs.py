@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from inference.errors import FingerprintError
+from inference.errors import FingerprintError, JobError
 from jobs import manifest, storage
+from jobs.parts import PartRecord
+from jobs.run import run_job
 from jobs.storage import locate
-from tests.jobs.conftest import MakeJob, part_bytes, run
+from tests.jobs.conftest import MakeJob, part_bytes, read_parts, run
 
 
 def test_two_runs_at_once_end_well_and_write_what_one_writes(make_job: MakeJob, tmp_path: Path) -> None:
@@ -27,6 +29,61 @@ def test_two_runs_at_once_end_well_and_write_what_one_writes(make_job: MakeJob, 
     run(make_job("alone", run={"split_rows": 10}))
     assert part_bytes(job.output.path) == part_bytes(str(tmp_path / "alone"))
     assert storage.read_text(locate(job.output.path).join("_SUCCESS")) == ""
+
+
+def test_a_run_that_another_one_cut_otherwise_meanwhile_does_not_call_the_output_complete(make_job: MakeJob) -> None:
+    job, ran = make_job(run={"split_rows": 10}), list[str]()
+
+    def meanwhile(record: PartRecord) -> None:
+        if not ran:
+            ran.append(record.part)
+            run(make_job(run={"split_rows": 20}))
+
+    output = Path(job.output.path)
+    with pytest.raises(JobError, match=r"another run of this job was at work .*run again"):
+        run_job(job, lambda *_: None, meanwhile)
+    assert not (output / "_SUCCESS").exists()
+    run(job)
+    assert sorted(row["id"] for row in read_parts(job.output.path)) == list(range(45))
+    assert (output / "_SUCCESS").exists()
+
+
+def test_two_runs_that_take_turns_at_the_same_splits_both_end_well(make_job: MakeJob) -> None:
+    job, ran = make_job(run={"split_rows": 10}), list[str]()
+
+    def meanwhile(record: PartRecord) -> None:
+        if not ran:
+            ran.append(record.part)
+            run(job)
+
+    assert run_job(job, lambda *_: None, meanwhile).is_complete
+    assert (Path(job.output.path) / "_SUCCESS").exists()
+
+
+def test_a_run_begins_while_another_one_makes_and_removes_notes(tmp_path: Path) -> None:
+    output, stop, made = locate(str(tmp_path / "out")), threading.Event(), list[str]()
+    fingerprint = {"model.deduplicate": True, "model.fp8": False}
+
+    def note(name: str) -> None:
+        while not stop.is_set():
+            if (location := manifest.note_attempt(output, name, 3)) is not None:
+                storage.delete(location)
+        made.append(name)
+
+    manifest.begin(output, fingerprint)
+    threads = [threading.Thread(target=note, args=(f"{number}.parquet",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            manifest.begin(output, fingerprint)
+            storage.sweep(output)
+            time.sleep(0.01)  # a write that is swept away five times running is an error
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(made) == 4
 
 
 def test_a_file_that_another_run_sweeps_away_is_written_again(tmp_path: Path) -> None:
