@@ -13,6 +13,7 @@ from inference.errors import OutputError
 from jobs import footers
 from jobs.footers import REMEMBERED, read_footers, remember
 from jobs.storage import locate
+from jobs.stores import read_each
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 
 SPLITS = {"split_rows": 10}
@@ -55,7 +56,6 @@ def test_a_part_that_another_run_removes_after_it_was_listed_is_nobody_elses(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (output / REMEMBERED).unlink()
-    read_each = footers.read_each
 
     def remove_first(read: Callable[[str], object], names: list[str]) -> list[object]:
         (output / "a-00002.parquet").unlink()
