@@ -9,6 +9,7 @@ from inference.errors import OutputError
 from jobs import storage
 from jobs.index import INDEX, Entry, read_index
 from jobs.parts import parse_part
+from jobs.shards import UNREADABLE
 from jobs.storage import Location, locate
 
 # A run that ends between reading the index and reading a file costs one; runs take minutes.
@@ -30,7 +31,7 @@ def read_shards(output: str, columns: list[str] | None = None) -> Iterator[tuple
         A shard's name and its rows, in their order; one shard at a time is in memory.
 
     Raises:
-        OutputError: the directory has no index, or a file that the index names is gone.
+        OutputError: the directory has no index, or a file that the index names is gone or damaged.
         InputError: the location cannot be opened.
     """
     location = locate(output)
@@ -60,5 +61,9 @@ def _read(output: Location, entries: list[Entry], columns: list[str] | None) -> 
         part = None if content is None else parse_part(content)
         if part is None or not entry.is_of(part[0]):
             return None
-        tables.append(part[1].read(columns))
+        try:
+            tables.append(part[1].read(columns))
+        except UNREADABLE as error:
+            msg = f"{output.join(entry.file)} cannot be read ({' '.join(str(error).split())}); delete it and run again"
+            raise OutputError(msg) from error
     return pa.concat_tables(tables)
