@@ -122,11 +122,12 @@ def _read(source: Source, entries: list[Entry]) -> Iterator[pa.Table]:
 
 
 def _as_texts(column: pa.ChunkedArray) -> pa.Array:
-    """Each set as one text, its members sorted, since two models may rank an equal set differently."""
+    """Each set as one text, its members sorted, since two models may rank an equal set differently; null: no member."""
     sets = column.combine_chunks()
     members = pa.table({"row": pc.list_parent_indices(sets), "label": sets.flatten()}).sort_by(
         [("row", "ascending"), ("label", "ascending")]
     )
-    offsets = pa.array(np.concatenate([[0], np.cumsum(pc.list_value_length(sets).fill_null(0))]).astype(np.int32))
-    ordered = pa.ListArray.from_arrays(offsets, members.column("label").combine_chunks(), mask=sets.is_null())
+    sizes = pc.list_value_length(sets).fill_null(0)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+    ordered = pa.ListArray.from_arrays(offsets, members.column("label").combine_chunks(), mask=pc.equal(sizes, 0))
     return pc.binary_join(ordered, _SEPARATOR)

@@ -89,7 +89,8 @@ def read_answers(table: pa.Table, columns: AnswerColumns) -> Answers:
     """The answers of a table's rows."""
     if not columns.names or not set(columns.names) <= set(table.column_names):
         return Answers(rows=np.zeros(0, np.int64), confidences=np.zeros(0, np.float32))
-    return _READERS[columns.names[0]](table)
+    # Without the others: a kept column of the input may be called as another task's answers are.
+    return _READERS[columns.names[0]](table.select(list(columns.names)))
 
 
 def _one(table: pa.Table) -> Answers:
@@ -169,7 +170,10 @@ def answer_text(row: dict[str, Any], columns: AnswerColumns) -> tuple[str | None
     if first == "predictions":
         best = [mask[0] for mask in value if mask]
         return ", ".join(token["token"] for token in best), min((token["confidence"] for token in best), default=None)
-    return (f"{value:.4g}", None) if first == "score" else (str(value), row["confidence"])
+    if first == "score":
+        several = value if isinstance(value, list) else [value]
+        return ", ".join(f"{each:.4g}" if isinstance(each, float) else str(each) for each in several), None
+    return str(value), row["confidence"]
 
 
 def _chunk(table: pa.Table, name: str) -> pa.Array:

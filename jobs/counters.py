@@ -5,7 +5,7 @@ nothing here is a time.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from jobs.counting import (
     NUM_ROWS_KEPT,
     Failures,
     Place,
+    commonest,
     count_errors,
     count_labels,
     draw_sample,
@@ -28,6 +29,8 @@ from jobs.counting import (
     priorities,
 )
 from jobs.histograms import NO_CONFIDENCES, Confidences, Lengths, Spread
+
+_MAX_ERRORS = 1000
 
 VERSION = 1
 """Of what is in the footer; counters of another version are made from the rows again."""
@@ -103,10 +106,9 @@ class Counters:
             sample=tuple(sorted(item for each in found for item in each.sample)[:NUM_ROWS_KEPT]),
         )
 
-    @property
-    def num_labels_given(self) -> int:
-        """Of rows, or of members of sets or entities; answers without a label left out."""
-        return sum(each.num_values for label, each in self.labels.items() if label is not None)
+    def cut(self) -> Self:
+        """With the thousand commonest labels, the others together, and the thousand commonest errors alone."""
+        return replace(self, labels=commonest(self.labels), errors=dict(list(self.errors.items())[:_MAX_ERRORS]))
 
     @property
     def confidence_counts(self) -> list[int]:

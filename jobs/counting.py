@@ -21,7 +21,7 @@ _MANY = 1000
 _ROWS_PER_ERROR = 5
 _MAX_MESSAGE = 200
 _NUM_ERRORS = 20
-# Zero-shot candidates may be others in each row; of a part the thousand commonest are told apart.
+# Zero-shot candidates may be others in each row; of a part, and of all, the thousand commonest are told apart.
 _MAX_LABELS = 1000
 OTHER = "(other)"
 """The label that stands for those beyond the commonest."""
@@ -112,18 +112,18 @@ def count_labels(answers: Answers) -> dict[str | None, Confidences]:
     found: dict[str | None, Confidences] = {
         name: Confidences(rows[i], int(sums[i])) for i, name in enumerate(names) if rows[i].any()
     }
-    return _commonest(found)
+    return commonest(found)
 
 
-def _commonest(labels: dict[str | None, Confidences]) -> dict[str | None, Confidences]:
+def commonest(labels: dict[str | None, Confidences]) -> dict[str | None, Confidences]:
     """Sorted by name, the rare ones beyond the thousand commonest together."""
     order = sorted(labels, key=lambda name: (name is None, name or ""))
     if len(labels) <= _MAX_LABELS:
         return {name: labels[name] for name in order}
-    common = sorted(order, key=lambda name: -labels[name].num_values)[: _MAX_LABELS - 1]
-    rest = [labels[name] for name in order if name not in set(common)]
+    common = set(sorted(order, key=lambda name: (name is not None, -labels[name].num_values))[: _MAX_LABELS - 1])
+    rest = [labels[name] for name in order if name not in common]
     other = Confidences(np.sum([each.bins for each in rest], axis=0), sum(each.millionths for each in rest))
-    return _commonest(merge_labels([{name: labels[name] for name in common}, {OTHER: other}]))
+    return commonest(merge_labels([{name: labels[name] for name in common}, {OTHER: other}]))
 
 
 def merge_labels(many: Iterable[dict[str | None, Confidences]]) -> dict[str | None, Confidences]:

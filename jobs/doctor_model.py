@@ -135,6 +135,9 @@ def _judge(labelled: pa.Table, column: str, notes: Notes) -> None:
             notes.warn("forward", what, "see whether such rows are rare enough for run.max_failed_fraction")
         else:
             notes.error("forward", what, "mend the checkpoint or the task's options; every row would fail")
+    elif not answers:
+        message = f"none of {len(labelled)} rows gets a {column}"
+        notes.warn("forward", message, "see whether task.options.abstain_below is too high")
     elif len(answers) == 1 and len(labelled) > 1:
         message = f"all {len(labelled)} rows have the same {column}: {next(iter(answers))}"
         notes.warn("forward", message, "see whether the head was trained and the column is the right one")

@@ -21,7 +21,7 @@ from jobs.draft_yaml import JobWriter
 from jobs.guess import ColumnLook, assign, choose_task, guess_id, look_at
 from jobs.listing import find
 from jobs.schema import job_schema
-from jobs.shards import UNREADABLE
+from jobs.shards import UNREADABLE, find_equal_names
 from jobs.storage import locate
 
 NO_MODEL = "/path/to/a/checkpoint"
@@ -141,9 +141,10 @@ def _read_sample(path: str) -> pa.Table:
         except UNREADABLE as error:
             reasons.append(f"{info.base_name}: {' '.join(str(error).split())}")
             continue
-        if len(sample):
+        reason = find_equal_names(sample.column_names) or (None if len(sample) else "no rows")
+        if reason is None:
             return sample
-        reasons.append(f"{info.base_name}: no rows")
+        reasons.append(f"{info.base_name}: {reason}")
     msg = f"INPUT: {path} has no rows to look at ({'; '.join(reasons)}); name a shard that has some"
     raise InputError(msg)
 

@@ -98,10 +98,12 @@ def estimate_job(job: JobConfig, known: Known) -> Estimate:
     todo, work = count_todo(plan, committed), prepare(plan, committed, pool.resources)
     pending = [split for split in committed.pending if split.num_rows]
     lengths = speed = cost = None
+    unreadable = todo.bad_shards
     if pending:
         names = dict.fromkeys(plan.fingerprint["input.columns"].values())
         schema = pa.schema([plan.read_schema.field(name) for name in names])
         sample = draw_sample(pending, schema, known.sample_rows)
+        unreadable = unreadable | sample.unreadable
         lengths, speed = _look_at(sample, work, pool.device, len(pending), imported - listed if is_measured else None)
     if pending and known.tokens_per_second is not None:
         speed = Speed(tokens_per_second=known.tokens_per_second, error=0.0, is_measured=False)
@@ -120,7 +122,7 @@ def estimate_job(job: JobConfig, known: Known) -> Estimate:
         lengths=lengths,
         speed=speed,
         cost=cost,
-        problems=_find_problems(todo, lengths, job.run.max_failed_fraction),
+        problems=_find_problems(todo, unreadable, lengths, job.run.max_failed_fraction),
         seconds=listed - started,
     )
 
@@ -158,9 +160,10 @@ def _look_at(
     return lengths, measure_speed(work, tokenizer, importing + loading, texts, num_tokens[rows], at_once)
 
 
-def _find_problems(todo: Todo, lengths: Lengths | None, max_failed_fraction: float) -> list[str]:
+def _find_problems(
+    todo: Todo, unreadable: dict[str, str], lengths: Lengths | None, max_failed_fraction: float
+) -> list[str]:
     """What would end a run with status 1, as far as it can be seen."""
-    unreadable = todo.bad_shards | (lengths.unreadable if lengths else {})
     problems = [f"shard {name} cannot be read: {reason}" for name, reason in unreadable.items()]
     if lengths and todo.num_rows:
         surely = max(lengths.failed_share - lengths.failed_bound, 0) * todo.pending_rows + todo.num_failed_rows

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -146,13 +147,14 @@ def count(source: Source) -> tuple[Counters, list[ShardSummary]]:
     Raises:
         OutputError: a footer cannot be read.
     """
-    merged, shards = [Counters()], list[ShardSummary]()
-    for shard, counters in source.read():
-        shards.append(ShardSummary.of(shard, counters))
-        merged.append(counters)
-        if len(merged) == _MERGED_AT_ONCE:
-            merged = [Counters.merge(merged)]
-    return Counters.merge(merged), shards
+    total, shards = Counters(), list[ShardSummary]()
+    read = source.read()
+    # Each row may have labels of its own; what is kept does not grow with them.
+    while batch := [(shard, counters.cut()) for shard, counters in islice(read, _MERGED_AT_ONCE)]:
+        total = Counters.merge([total, *(counters for _, counters in batch)]).cut()
+        shards += [ShardSummary.of(shard, counters).within(total.labels) for shard, counters in batch]
+    # A label that was common for a while may have been cut since.
+    return total, [shard.within(total.labels) for shard in shards]
 
 
 def _made_by(source: Source) -> dict[str, Any]:

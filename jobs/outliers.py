@@ -14,14 +14,16 @@ reported where |z'| exceeds what one of all these comparisons would exceed by ch
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.counters import Counters
+from jobs.counting import OTHER
 from jobs.histograms import CONFIDENCE_BINS, MILLION
 from jobs.label_report import Outlier
 
@@ -37,13 +39,12 @@ _Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSummary:
-    """What is kept of each shard: some hundred bytes."""
+    """What is kept of each shard: some hundred bytes, and its labels."""
 
     shard: str
     num_rows: int
     num_failed: int
     num_truncated: int
-    num_answered: int
     tokens: int
     num_lengths: int
     millionths: int
@@ -59,7 +60,6 @@ class ShardSummary:
             num_rows=counters.num_rows,
             num_failed=counters.num_failed,
             num_truncated=counters.num_truncated,
-            num_answered=counters.num_rows - counters.num_failed,
             tokens=counters.tokens.total,
             num_lengths=counters.tokens.num_values,
             millionths=sum(each.millionths for each in counters.labels.values()),
@@ -67,12 +67,21 @@ class ShardSummary:
             labels={label: each.num_values for label, each in counters.labels.items() if label is not None},
         )
 
+    def within(self, labels: Collection[str | None]) -> "ShardSummary":
+        """The same, with labels that are not among these counted together."""
+        if all(label in labels for label in self.labels):
+            return self
+        counts = Counter[str]()
+        for label, count in self.labels.items():
+            counts[label if label in labels else OTHER] += count
+        return replace(self, labels=dict(counts))
+
 
 def find_outliers(shards: list[ShardSummary], total: Counters) -> list[Outlier]:
     """The shards farthest from the others, each with the measure in which it is; at most ten.
 
     Args:
-        shards: all of an output.
+        shards: all of an output, with labels that the total has.
         total: the counters of all of them together.
     """
     if len(shards) < MIN_SHARDS:
@@ -94,14 +103,15 @@ def _measures(shards: list[ShardSummary], total: Counters) -> Iterable[tuple[str
     def column(get: Callable[[ShardSummary], int]) -> _Values:
         return np.array([get(shard) for shard in shards], np.float64)
 
-    rows, answered = column(lambda s: s.num_rows), column(lambda s: s.num_answered)
+    # A row that fails in the model has been tokenized, and so has a length and may be truncated.
+    rows, lengths = column(lambda s: s.num_rows), column(lambda s: s.num_lengths)
     for measure, hits, counts in (
         ("failed", column(lambda s: s.num_failed), rows),
-        ("truncated", column(lambda s: s.num_truncated), answered),
+        ("truncated", column(lambda s: s.num_truncated), lengths),
     ):
         share = float(hits.sum() / max(counts.sum(), 1))
         yield measure, hits, counts, share, _share_z(hits, counts, share)
-    lengths, tokens = column(lambda s: s.num_lengths), column(lambda s: s.tokens)
+    tokens = column(lambda s: s.tokens)
     mean = float(tokens.sum() / max(lengths.sum(), 1))
     variance = total.tokens.squares / max(lengths.sum(), 1) - mean**2
     yield "tokens", tokens, lengths, mean, _mean_z(tokens, lengths, mean, variance)
@@ -166,11 +176,15 @@ def _by_labels(shards: list[ShardSummary], total: Counters) -> list[Outlier]:
     if len(names) < 2:  # noqa: PLR2004 - one label cannot be distributed otherwise
         return []
     shares /= shares.sum()
+    places = {name: i for i, name in enumerate(names)}
+    other = places.get(OTHER)
     z, distances, worst = np.zeros(len(shards)), np.zeros(len(shards)), np.zeros(len(shards), np.int64)
     for i, shard in enumerate(shards):
-        counts = np.array([shard.labels.get(name, 0) for name in names], np.float64)
+        counts = np.zeros(len(names))
+        for name, count in shard.labels.items():
+            counts[places[name]] = count
         if num := counts.sum():
-            z[i] = _chi_square_z(counts, shares * num)
+            z[i] = _chi_square_z(counts, shares * num, other)
             differences = np.abs(counts / num - shares)
             distances[i], worst[i] = differences.sum() / 2, differences.argmax()
 
@@ -183,8 +197,10 @@ def _by_labels(shards: list[ShardSummary], total: Counters) -> list[Outlier]:
     return _far(shards, "labels", np.maximum(_robust(z), 0), distances, 0.0, detail)
 
 
-def _chi_square_z(counts: _Values, expected: _Values) -> float:
+def _chi_square_z(counts: _Values, expected: _Values, other: int | None = None) -> float:
     is_rare = expected < _MIN_EXPECTED
+    if other is not None:
+        is_rare[other] = True  # which rare labels have a name of their own is chance
     if is_rare.any():
         counts = np.append(counts[~is_rare], counts[is_rare].sum())
         expected = np.append(expected[~is_rare], expected[is_rare].sum())

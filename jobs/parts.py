@@ -132,10 +132,9 @@ def task_of(fingerprint: dict[str, Any]) -> str | None:
 
 
 def _commonest(errors: pa.ChunkedArray) -> dict[str, int]:
-    counts = {item["values"]: item["counts"] for item in pc.value_counts(errors.drop_null()).to_pylist()}
-    return {
-        message[:_MAX_MESSAGE]: counts[message] for message in sorted(counts, key=counts.__getitem__)[-_NUM_ERRORS:]
-    }
+    messages = pc.utf8_slice_codeunits(errors.drop_null(), 0, _MAX_MESSAGE)
+    counts = {item["values"]: item["counts"] for item in pc.value_counts(messages).to_pylist()}
+    return {message: counts[message] for message in sorted(counts, key=counts.__getitem__)[-_NUM_ERRORS:]}
 
 
 def read_identity(location: Location, size: int, known: list[dict[str, Any]]) -> PartIdentity | None:

@@ -11,7 +11,7 @@ from jobs import storage
 from jobs.index import INDEX, Entry, read_index
 from jobs.parts import parse_part
 from jobs.reading import fit
-from jobs.shards import merge_schemas
+from jobs.shards import UNREADABLE, merge_schemas
 from jobs.storage import Location, locate
 
 # A run that ends between reading the index and reading a file costs one; runs take minutes.
@@ -33,7 +33,7 @@ def read_shards(output: str, columns: list[str] | None = None) -> Iterator[tuple
         A shard's name and its rows, in their order; one shard at a time is in memory.
 
     Raises:
-        OutputError: the directory has no index, or a file that the index names is gone.
+        OutputError: the directory has no index, or a file that the index names is gone or damaged.
         InputError: the location cannot be opened.
     """
     location = locate(output)
@@ -63,7 +63,11 @@ def _read(output: Location, entries: list[Entry], columns: list[str] | None) -> 
         part = None if content is None else parse_part(content)
         if part is None or not entry.is_of(part[0]):
             return None
-        tables.append(part[1].read(columns))
+        try:
+            tables.append(part[1].read(columns))
+        except UNREADABLE as error:
+            msg = f"{output.join(entry.file)} cannot be read ({' '.join(str(error).split())}); delete it and run again"
+            raise OutputError(msg) from error
     if all(table.schema.equals(tables[0].schema) for table in tables):
         return pa.concat_tables(tables)
     # Some were written before a shard came with another column, or a wider type.

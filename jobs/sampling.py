@@ -90,7 +90,7 @@ def draw_sample(splits: Sequence[Split], schema: pa.Schema, max_rows: int, seed:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(zip(drawn, pool.map(read, drawn), strict=True))
     good = [(index, rows, table) for (index, rows), table in found if isinstance(table, pa.Table)]
-    lengths = np.array([len(some) for _, rows, _ in good for some in rows])
+    lengths = np.array([len(some) for _, rows, _ in good for some in rows], np.int64)
     draws = np.repeat(np.arange(len(lengths)), lengths)
     equal = np.full(len(draws), 1 / max(len(draws), 1))
     return Sample(

@@ -132,11 +132,9 @@ def _read_footer(name: str, location: Location, info: FileInfo, known: list[pa.S
         schema = _one_of(known, footer.schema.to_arrow_schema().remove_metadata())
         groups = (footer.row_group(i) for i in range(footer.num_row_groups))
         row_groups = tuple(RowGroup(num_rows=g.num_rows, num_bytes=g.total_byte_size) for g in groups)
-        num_rows, names = footer.num_rows, schema.names
-        if len(names) > len(set(names)):
-            twice = next(name for name in names if names.count(name) > 1)
-            reason = f"{names.count(twice)} columns are called {twice!r}"
-        elif any(group.num_rows < 0 for group in row_groups) or sum(group.num_rows for group in row_groups) != num_rows:
+        numbers = [group.num_rows for group in row_groups]
+        reason = find_equal_names(schema.names)
+        if reason is None and (min(numbers, default=0) < 0 or sum(numbers) != footer.num_rows):
             reason = "not a readable Parquet file (its row groups do not have the number of rows that it says)"
     except UNREADABLE as error:
         reason = f"not a readable Parquet file ({' '.join(str(error).split())})"
@@ -149,6 +147,14 @@ def _read_footer(name: str, location: Location, info: FileInfo, known: list[pa.S
         row_groups=row_groups,
         error=reason,
     )
+
+
+def find_equal_names(names: Sequence[str]) -> str | None:
+    """What is wrong with a shard whose columns have these names; None: they differ."""
+    if len(names) == len(set(names)):
+        return None
+    twice = next(name for name in names if names.count(name) > 1)
+    return f"{names.count(twice)} columns are called {twice!r}"
 
 
 def _one_of(known: list[pa.Schema], schema: pa.Schema) -> pa.Schema:

@@ -119,7 +119,7 @@ class Values:
         is_same = is_near if verdict.is_same is None else verdict.is_same
         is_different = bool(verdict.faults) or not is_same or not is_near
         self._counts.update(compared=1, same=is_same, faulty=bool(verdict.faults), different=is_different)
-        if is_different:
+        if is_different and len(self._rows) < NUM_SHOWN:
             self._rows.append(
                 RowDifference(
                     shard=shard,
@@ -145,7 +145,7 @@ class Values:
             mean_difference=sum(self._largest) / len(self._largest) if self._largest else 0.0,
             differences=self._differences,
             num_different=counts["different"],
-            rows=tuple(self._rows[:NUM_SHOWN]),
+            rows=tuple(self._rows),
             tolerance=self._tolerance,
         )
 

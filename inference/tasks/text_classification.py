@@ -15,6 +15,9 @@ from inference.labelling import Labelling, LabellingOptions
 from inference.tasks.base import Predicted, Task
 from inference.windows import LongText, MergeOptions, merge_windows, stride_of
 
+_FIRST = {"label", "labels", "score"}
+"""The first column of each kind of answer."""
+
 
 class Options(LabellingOptions, MergeOptions):
     """Options of text-classification."""
@@ -51,6 +54,18 @@ class TextClassification(Task):
         if options.postprocess and options.merge_over == "scores":
             msg = "task.options.postprocess: it works on a row's logits, so windows must be merged over logits as well"
             raise ConfigError(msg)
+        self._refuse_answers_of_other_heads()
+
+    def _refuse_answers_of_other_heads(self) -> None:
+        """Whoever reads the output knows by these names what it says."""
+        own = {field.name for field in self.labelling.fields()}
+        for field in self.hook.fields:
+            if field.name in _FIRST - own:
+                msg = (
+                    f"task.options.postprocess: {self.hook.name} adds a column {field.name!r}, which is what "
+                    f"{self.name} writes for other checkpoints; rename it"
+                )
+                raise ConfigError(msg)
 
     def fields(self) -> list[pa.Field]:
         """See `inference.labelling`; then the hook's."""

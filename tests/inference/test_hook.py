@@ -71,6 +71,16 @@ class Clash:
     def __call__(self, logits):
         return logits, [["x"] * len(logits)]
 
+class Score:
+    fields = [pa.field("score", pa.float32())]
+    def __call__(self, logits):
+        return logits, [logits[:, 0]]
+
+class Labels:
+    fields = [pa.field("labels", pa.list_(pa.string()))]
+    def __call__(self, logits):
+        return logits, [[["x"]] * len(logits)]
+
 class Picky:
     def __init__(self, temperature): ...
 
@@ -225,6 +235,16 @@ def test_a_matrix_becomes_a_list_column(single_label: Path) -> None:
 def test_a_column_that_the_task_has_already_is_refused(single_label: Path) -> None:
     with pytest.raises(ConfigError, match=r"my_hooks:Clash adds a column 'label', which text-classification has"):
         label(single_label, postprocess="my_hooks:Clash")
+
+
+def test_a_column_that_is_called_as_the_answers_of_other_checkpoints_is_refused(
+    single_label: Path, multi_label: Path, regression: Path
+) -> None:
+    """By such a name readers of the output would take it for the answer."""
+    cases = (single_label, "Score"), (single_label, "Labels"), (multi_label, "Clash"), (regression, "Clash")
+    for checkpoint, name in cases:
+        with pytest.raises(ConfigError, match=rf"my_hooks:{name} adds a column '\w+', which is what text-"):
+            label(checkpoint, postprocess=f"my_hooks:{name}")
 
 
 def test_a_hook_and_merging_over_scores_exclude_each_other(single_label: Path) -> None:

@@ -75,7 +75,7 @@ def test_sets_are_compared_as_sets(tmp_path: Path) -> None:
     before = write_output(tmp_path / "before", {"x.parquet": cut(sets([["b", "a"], [], [], ["a"], ["a", "c"]]), 2, 3)})
     found = compare(now, before)
     assert (found.num_matched, found.agreement, found.mean_confidence_change) == (4, 0.5, None)
-    assert {(flip.before, flip.now) for flip in found.flips} == {("", "c"), ("a, c", "a")}
+    assert {(flip.before, flip.now) for flip in found.flips} == {(None, "c"), ("a, c", "a")}
 
 
 def test_without_a_common_shard_distributions_alone_are_compared(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A calibration from an output of a real model, whose gold was drawn with a known temperature."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def label_sets(multi_label: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         return pa.array([[name for name, yes in zip(names, row, strict=True) if yes] for row in is_right])
 
     return with_gold(World(tmp_path_factory.mktemp("sets"), multi_label), draw)
+
+
+def test_a_part_with_a_damaged_page_is_named(classes: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(classes, tmp_path / "labels"))
+    path = output / "b.parquet"
+    logits = pq.read_metadata(path).row_group(0).column(pq.read_schema(path).names.index("logits"))
+    start = logits.dictionary_page_offset or logits.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 400] = bytes(400)
+    path.write_bytes(content)
+    result = calibrate(output, "--gold", "gold")
+    assert result.exit_code == 2
+    assert refusal(result).startswith(f"shardlabel: {path} cannot be read (")
+    assert refusal(result).endswith("); delete it and run again")
 
 
 def test_the_temperature_that_the_gold_was_drawn_with_is_found(classes: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jobs.answers import find_columns
 from jobs.counters import Counters, counted_columns
 from jobs.counting import OTHER, Place, priorities
-from jobs.histograms import LENGTH_EDGES
+from jobs.histograms import LENGTH_EDGES, Confidences
 
 SCHEMAS: dict[str, list[tuple[str, pa.DataType]]] = {
     "text-classification": [("label", pa.string()), ("confidence", pa.float32())],
@@ -202,6 +202,22 @@ def test_the_order_and_the_grouping_of_merges_do_not_matter(seed: int, task: str
     )
 
 
+@pytest.mark.parametrize("task", SCHEMAS)
+def test_kept_columns_that_are_called_as_answers_of_other_tasks_are_not_counted(task: str) -> None:
+    """They stand before the task's own, which have other names, and hold anything."""
+    table = make_table(task, 100, random.Random(5))  # noqa: S311 - no secret
+    kept: dict[str, list[Any]] = {
+        "label": [i % 2 for i in range(100)],
+        "labels": ["x"] * 100,
+        "num_generated": [-1.5] * 100,
+        "prediction": [None] * 100,
+    }
+    both = table
+    for name in [name for name in kept if name not in table.column_names]:
+        both = both.add_column(0, name, [kept[name]])
+    assert told(Counters.of(both, "p", task)) == slowly({"p": table}, task)
+
+
 def test_the_sample_of_two_parts_is_uniform_over_their_rows_whatever_their_sizes() -> None:
     """400 pairs of parts of 10 and 90 rows: of 20 rows 2 are of the small one on average, standard deviation 1.2."""
     rows = {"num_tokens": pa.array([1] * 90, pa.int32()), "truncated": [False] * 90, "error": pa.nulls(90, pa.string())}
@@ -251,6 +267,14 @@ def test_of_more_than_a_thousand_labels_the_rare_ones_are_counted_together() -> 
     counts = {name: each.num_values for name, each in counters.labels.items()}
     assert counts == dict.fromkeys(names[:999], 2) | {OTHER: 501}
     assert counters.labels[OTHER].mean == 0.5
+
+
+def test_answers_without_a_label_are_told_apart_however_few_they_are() -> None:
+    names: list[str | None] = [None, *map(str, range(1500))]
+    counters = Counters(labels={name: Confidences(np.full(20, 2 if name else 1), 1) for name in names}).cut()
+    assert len(counters.labels) == 1000
+    assert counters.labels[None].num_values == 20
+    assert counters.labels[OTHER].num_values == 502 * 40
 
 
 def test_counters_of_another_version_are_not_understood() -> None:

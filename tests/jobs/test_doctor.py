@@ -436,6 +436,14 @@ def test_a_forward_whose_labels_are_all_the_same_is_a_warning(world: World) -> N
     assert (found["level"], "all 32 rows have the same label: " in found["message"]) == ("warning", True)
 
 
+def test_a_forward_that_gives_no_row_a_label_is_a_warning(world: World) -> None:
+    world.job["task"] = {"options": {"abstain_below": 1}}
+    found = forward_of(world)
+    assert (found["level"], "none of 32 rows gets a label" in found["message"]) == ("warning", True)
+    world.run()
+    assert {row["label"] for row in world.rows("good.parquet")} == {None}
+
+
 def test_a_forward_that_is_not_finite_is_an_error(world: World) -> None:
     rewrite(world.own_checkpoint(), lambda w: w["classifier.bias"].fill_(float("nan")))
     found = forward_of(world)

@@ -250,9 +250,12 @@ def test_the_output_lies_beside_the_input(path: str, expected: str) -> None:
 def test_shards_without_rows_and_unreadable_ones_are_passed_over(tmp_path: Path) -> None:
     write(tmp_path, {"text": pa.array([], pa.string())}, "in/a.parquet")
     (tmp_path / "in" / "b.parquet").write_bytes(b"nonsense")
+    twice = pa.table([["a b"], ["c d"]], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "in" / "bb.parquet")
     refused = init(tmp_path / "in", "--file", tmp_path / "job.yaml")
     assert refused.exit_code == 2
     assert "has no rows to look at (a.parquet: no rows; b.parquet: Parquet magic bytes not found" in refused.stderr
+    assert "; bb.parquet: 2 columns are called 'text')" in refused.stderr
     write(tmp_path, {"text": ["a b"]}, "in/c.parquet")
     assert init(tmp_path / "in", "--file", tmp_path / "job.yaml").exit_code == 0
 

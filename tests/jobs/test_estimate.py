@@ -222,6 +222,27 @@ def test_a_run_that_would_fail_is_foretold_with_status_1(make_job: MakeJob, shar
     assert command(allowed, "run", tmp_path).exit_code == 0
 
 
+def test_where_nothing_that_was_drawn_can_be_read_plan_foretells_that_a_run_fails(
+    make_job: MakeJob, shards: Path, tmp_path: Path
+) -> None:
+    """Of few splits, of which all are read, and of more than that, of which some are."""
+    for path in shards.rglob("*.parquet"):
+        path.unlink()
+    path = shards / "good.parquet"
+    pq.write_table(rows_of(0, 400), path, row_group_size=10)
+    content = bytearray(path.read_bytes())
+    for group in range(40):  # the footer stays sound
+        start = pq.read_metadata(path).row_group(group).column(1).dictionary_page_offset
+        content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    for split_rows in (10, 200):
+        job = make_job(run={"split_rows": split_rows})
+        result = command(job, "plan", tmp_path, "--no-calibrate", "--sample", "50")
+        assert result.exit_code == 1, result.output
+        assert "problem    shard good.parquet cannot be read: " in result.stdout
+    assert command(job, "run", tmp_path).exit_code == 1
+
+
 def test_the_command_prints_for_people_and_for_machines(job: JobConfig, tmp_path: Path) -> None:
     how = ("--tokens-per-second", "100", "--actors", "2", "--price-per-hour", "3.6", "--sample", "45")
     text, machine = command(job, "plan", tmp_path, *how), command(job, "plan", tmp_path, *how, "--json")

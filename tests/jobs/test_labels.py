@@ -15,13 +15,16 @@ from typer.testing import CliRunner
 from inference.errors import JobError, OutputError
 from jobs import labels
 from jobs.cli import app
+from jobs.counting import OTHER
 from jobs.index import INDEX
 from jobs.label_report import LabelReport
+from jobs.label_source import find_source
 from jobs.labels import PAGE, REPORT, make_report
 from jobs.parts import _COUNTERS_KEY, PartRecord
 from jobs.run import run_job
 from jobs.stages import write_split
 from jobs.storage import locate
+from tests.conftest import MakeCheckpoint
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 from tests.jobs.outputs import complete, write_output
 from tests.jobs.s3_server import Store
@@ -317,6 +320,49 @@ def test_a_label_and_a_confidence_of_the_input_are_not_those_of_a_head_that_scor
     assert report.score is not None
     assert (report.score.minimum, report.score.maximum) == (min(scores), max(scores))
     assert report.sample[0].values.keys() == shard.keys()
+
+
+def test_a_regression_over_several_targets_is_reported_with_all_its_numbers(
+    make_job: MakeJob, make_checkpoint: MakeCheckpoint
+) -> None:
+    job = make_job(model={"name": str(make_checkpoint(["x", "y"], problem_type="regression"))}, run=SPLITS)
+    run(job)
+    assert (Path(job.output.path) / "_SUCCESS").exists()
+    report = report_of(job.output.path)
+    assert (report.score, report.labels, len(report.sample)) == (None, [], 20)
+    for example in report.sample:
+        row = pq.read_table(Path(job.output.path) / example.part).to_pylist()[example.row]
+        assert example.label is not None
+        assert list(map(float, example.label.split(", "))) == pytest.approx(row["score"], rel=1e-3)
+
+
+def test_where_each_row_has_labels_of_its_own_the_report_stays_bounded_and_counts_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "_MERGED_AT_ONCE", 3)
+
+    def part(shard: int) -> pa.Table:
+        """A third of the rows have the common label, of one shard three quarters; the others each their own."""
+        num_own = 300 if shard == 5 else 800
+        names = [*(f"{shard}-{i}" for i in range(num_own)), *["common"] * (1200 - num_own)]
+        errors = [*(f"bad {shard}-{i}" for i in range(30)), *[None] * 1170]
+        confidences = pa.array([*[None] * 30, *[0.5] * 1170], pa.float32())
+        columns = {"label": [*[None] * 30, *names[30:]], "confidence": confidences, "error": errors}
+        return complete({"text": ["x"] * 1200, **columns})
+
+    output = write_output(tmp_path / "out", {f"{i}.parquet": [part(i)] for i in range(8)})
+    report = report_of(output)
+    counts = {each.label: each.count for each in report.labels}
+    assert 990 < len(counts) <= 1000
+    assert (counts["common"], sum(counts.values())) == (7 * 400 + 900, 8 * 1170)
+    assert counts[OTHER] == 8 * 1170 - counts["common"] - (len(counts) - 2)
+    (outlier,) = report.outliers
+    assert (outlier.shard, outlier.measure) == ("5.parquet", "labels")
+    assert outlier.detail == f"common {900 / 1170:.1%} instead of {(7 * 400 + 900) / (8 * 1170):.1%}"
+    counters, shards = labels.count(find_source(locate(output)))
+    assert len(counters.errors) <= 1000
+    assert sum(Counter(shard.labels).total() for shard in shards) == 8 * 1170
+    assert all(shard.labels.keys() <= counters.labels.keys() for shard in shards)
 
 
 def test_values_that_python_has_no_words_for_do_not_end_a_run(make_job: MakeJob, tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ def shard(seed: int, num_rows: int, shares: tuple[float, float, float] = (0.6, 0
     return Counters.of(pa.table(columns), f"shard-{seed}", "text-classification")
 
 
+def shares_of(counters: Counters) -> dict[str | None, float]:
+    counts = {label: each.num_values for label, each in counters.labels.items() if label is not None}
+    return {label: count / sum(counts.values()) for label, count in counts.items()}
+
+
 def outliers(counters: list[Counters]) -> list[Outlier]:
     summaries = [ShardSummary.of(f"shard-{i}", each) for i, each in enumerate(counters)]
     return find_outliers(summaries, Counters.merge(counters))
@@ -63,8 +68,7 @@ def test_what_is_said_of_an_outlier_is_right() -> None:
     counters[17] = shard(17, 600, (0.4, 0.5, 0.1))
     (found,) = outliers(counters)
     total = Counters.merge(counters)
-    own = {label: each.num_values / counters[17].num_labels_given for label, each in counters[17].labels.items()}
-    usual = {label: each.num_values / total.num_labels_given for label, each in total.labels.items()}
+    own, usual = shares_of(counters[17]), shares_of(total)
     assert found.value == pytest.approx(sum(abs(own[label] - usual[label]) for label in usual) / 2)
     worst = max(usual, key=lambda label: abs(own[label] - usual[label]))
     assert found.detail == f"{worst} {own[worst]:.1%} instead of {usual[worst]:.1%}"
@@ -77,6 +81,21 @@ def test_shards_that_all_differ_are_measured_by_how_they_usually_do() -> None:
     assert outliers(counters) == []
     counters[3] = shard(3, 600, confidence=-0.5)
     assert [(each.shard, each.measure) for each in outliers(counters)] == [("shard-3", "confidence")]
+
+
+def test_rows_that_failed_in_the_model_count_among_those_that_may_be_truncated() -> None:
+    """They keep their tokens; shards without one answered row are as truncated as all others."""
+    columns = {
+        "label": pa.nulls(600, pa.string()),
+        "confidence": pa.nulls(600, pa.float32()),
+        "num_tokens": pa.array([32, 8] * 300, pa.int32()),
+        "truncated": [True, False] * 300,
+        "error": ["bad"] * 600,
+    }
+    failed = Counters.of(pa.table(columns), "failed", "text-classification")
+    assert outliers([failed] * 6) == []
+    found = outliers([*(shard(i, 600, truncated=0.5) for i in range(30)), failed])
+    assert {each.measure for each in found} == {"failed", "tokens"}
 
 
 def test_one_failed_row_among_many_is_no_outlier() -> None:

@@ -76,6 +76,13 @@ def test_a_part_of_no_rows_has_the_same_schema(tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / SPLIT.part).remove_metadata() == TABLE.schema
 
 
+def test_long_errors_that_begin_alike_are_counted_together(tmp_path: Path) -> None:
+    errors = pa.array(["x" * 200 + "one", "x" * 200 + "two", "short"])
+    table = TABLE.set_column(TABLE.column_names.index("error"), "error", errors)
+    record = write_part(locate(str(tmp_path)), SPLIT, table, table.schema, ORIGIN)
+    assert record.errors == {"x" * 200: 2, "short": 1}
+
+
 def test_a_file_of_somebody_else_has_no_identity(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "foreign.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")

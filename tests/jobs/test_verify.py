@@ -19,6 +19,7 @@ from typer.testing import Result
 
 from inference import available_tasks
 from inference.columns import ERROR
+from inference.reference import Verdict
 from jobs import storage
 from jobs.cli import app
 from jobs.config import JobConfig
@@ -27,6 +28,7 @@ from jobs.manifest import MANIFEST, SUCCESS
 from jobs.plan import make_plan
 from jobs.storage import locate
 from jobs.verify import Effort, Verification, _choose_rows, verify_job
+from jobs.verify_values import TOLERANCES, Values
 from tests.conftest import RAGGED_TEXTS, MakeCheckpoint
 from tests.inference.tasks import examples
 from tests.jobs.conftest import MakeJob, run
@@ -263,6 +265,17 @@ def test_a_part_of_another_job_is_found_in_and_beside_the_others(world: World, o
     content = found(world, 1)
     assert problems(content) == [("foreign", "good-00000.parquet"), ("foreign", "new.parquet")]
     assert content["problems"][0]["message"] == "it is a part of another job (model.max_length was 16, is 32)"
+
+
+def test_of_rows_that_differ_the_first_are_kept_and_all_are_counted(world: World) -> None:
+    values = Values(make_plan(JobConfig.model_validate(world.job)), TOLERANCES["float32"], 0)
+    for row in range(50):
+        faults = () if row % 2 else ("it is wrong",)
+        values._add(Verdict(is_same=True, differences={}, found="a", expected="b", faults=faults), "x", row, "text")
+    found = values.finish()
+    assert (found.num_compared, found.num_different) == (50, 25)
+    assert [each.row for each in found.rows] == list(range(0, 40, 2))
+    assert len(values._rows) == 20
 
 
 def test_files_too_many_are_found(world: World) -> None:
