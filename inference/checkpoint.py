@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from inference.config import ModelConfig
 from inference.errors import ConfigError, ModelError
-from inference.remote_code import References, check_code, find_code
+from inference.remote_code import References, check_code, find_code, guarded
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 
@@ -101,19 +101,20 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
     code = find_code(config, tokenizer_config)
     if model.trust_remote_code:
         check_code(model.name, code)
-    return Checkpoint(
-        path=path,
-        revision=revision,
-        model_type=config.get("model_type", ""),
-        architectures=tuple(config.get("architectures") or ()),
-        labels=_labels(config, model.name),
-        problem_type=config.get("problem_type"),
-        max_length=_max_length(model, config, path),
-        code=code,
-        trusts_code=model.trust_remote_code,
-        hidden_size=_first_of(config, "hidden_size", "d_model", "dim", "emb_dim"),
-        num_layers=_first_of(config, "encoder_layers", "num_hidden_layers", "n_layers", "num_layers"),
-    )
+    with guarded(f"model.name: {path / 'config.json'} has a value that it cannot have"):
+        return Checkpoint(
+            path=path,
+            revision=revision,
+            model_type=config.get("model_type", ""),
+            architectures=tuple(config.get("architectures") or ()),
+            labels=_labels(config, model.name),
+            problem_type=config.get("problem_type"),
+            max_length=_max_length(model, config, path),
+            code=code,
+            trusts_code=model.trust_remote_code,
+            hidden_size=_first_of(config, "hidden_size", "d_model", "dim", "emb_dim"),
+            num_layers=_first_of(config, "encoder_layers", "num_hidden_layers", "n_layers", "num_layers"),
+        )
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
@@ -164,7 +165,7 @@ def _locate(model: ModelConfig) -> tuple[Path, str | None]:
         patterns = [*_FILES, *(["*.py"] if model.trust_remote_code else [])]
         path = snapshot_download(model.name, revision=model.revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         msg = (
             f"model.name: {model.name} is neither a local folder nor a checkpoint that the hub or its local cache "
             f"has at revision {model.revision or 'main'} ({reason})"

@@ -77,6 +77,12 @@ class Values:
         """
         self.by_name, self.offsets, self.is_finite = by_name, offsets, is_finite
 
+    def between(self, first: int, last: int) -> "Values":
+        """View those of the sequences from `first` to `last`, which is not among them."""
+        offsets = self.offsets[first : last + 1]
+        by_name = {name: value[offsets[0] : offsets[-1]] for name, value in self.by_name.items()}
+        return Values(by_name, offsets - offsets[0], self.is_finite[first:last])
+
     def of_sequences(self, is_chosen: NDArray[np.bool_]) -> "Values":
         """Those of some sequences."""
         if is_chosen.all():

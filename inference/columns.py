@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inference.errors import ConfigError, InputError
-from inference.sequences import FEATURES, Feature
+from inference.sequences import FEATURES, Feature, Sequences
 from inference.tasks.base import Task
 from inference.windows import LongText
 
@@ -62,6 +62,13 @@ def output_schema(kept: pa.Schema, task: Task, *, is_cascade: bool = False) -> p
             )
             raise InputError(msg)
     return pa.schema([*kept, *added], metadata=kept.metadata)
+
+
+def sequences_of(table: pa.Table) -> Sequences:
+    """View the token columns of a table that `Tokenizer` has made."""
+    names = {name: column for column, name in FEATURE_COLUMNS.items() if column in table.column_names}
+    features = {name: table.column(column) for name, column in names.items()}
+    return Sequences.from_columns(table.column(INPUT_IDS), features)
 
 
 def error_column(errors: dict[int, str], num_rows: int) -> pa.Array:

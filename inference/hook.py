@@ -87,7 +87,7 @@ class Hook:
 
     def _array(self, field: pa.Field, values: Any, num_rows: int) -> pa.Array:
         try:
-            array = pa.array(list(values) if np.ndim(values) > 1 else values, field.type)
+            array = pa.array(list(values) if getattr(values, "ndim", 1) > 1 else values, field.type)
         except (pa.ArrowException, TypeError, ValueError) as error:
             msg = (
                 f"task.options.postprocess: {self.name} gave values of {field.name} that are no {field.type} ({error})"
@@ -99,7 +99,12 @@ class Hook:
         return array
 
 
-def _is_finite(array: pa.Array) -> bool:
+def _is_finite(array: Any) -> bool:
+    """Whether all numbers are, also those in lists and structs."""
+    if pa.types.is_struct(array.type):
+        return all(map(_is_finite, array.flatten()))
+    if isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        return _is_finite(array.flatten())
     if not pa.types.is_floating(array.type):
         return True
     return pc.all(pc.is_finite(array)).as_py() is not False

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from inference.activations import sigmoid, softmax
-from inference.arrays import vectors
+from inference.arrays import lists, vectors
 from inference.config import Frozen
 from inference.errors import ConfigError
 
@@ -199,18 +199,16 @@ class Labelling:
         order = np.argsort(-scores, axis=1, kind="stable")
         ranked = np.take_along_axis(scores, order, axis=1)
         is_set = ranked > self._thresholds[order]
-        offsets = pa.array(np.concatenate([[0], is_set.sum(axis=1).cumsum()]).astype(np.int32))
-        names = self._names_of(order[is_set])
-        return [pa.ListArray.from_arrays(offsets, names), pa.ListArray.from_arrays(offsets, pa.array(ranked[is_set]))]
+        counts = is_set.sum(axis=1)
+        return [lists(self._names_of(order[is_set]), counts), lists(pa.array(ranked[is_set]), counts)]
 
     def _best(self, scores: NDArray[np.float32], k: int) -> pa.Array:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         ranked = np.take_along_axis(scores, order, axis=1)
-        offsets = pa.array(np.arange(len(scores) + 1, dtype=np.int32) * k)
         items = pa.StructArray.from_arrays(
             [self._names_of(order.ravel()), pa.array(ranked.ravel())], fields=_TOP_K_ITEM
         )
-        return pa.ListArray.from_arrays(offsets, items)
+        return lists(items, np.full(len(scores), k))
 
     def _names_of(self, ids: NDArray[np.int64]) -> pa.Array:
         return pa.array(self.names, pa.string()).take(pa.array(ids))

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from inference.checkpoint import Checkpoint
 from inference.errors import ModelError
@@ -59,22 +58,17 @@ def check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, module: Any) -> Non
 def _from_pretrained(checkpoint: Checkpoint, auto_class: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     classes = ("AutoConfig", auto_class)
     own = import_code(checkpoint.path, checkpoint.code, classes) if checkpoint.trusts_code else {}
-    what = f"model.name: {checkpoint.path} does not load as {auto_class}"
-    with guarded(what, runs_code=checkpoint.trusts_code):
-        try:
-            config = {"config": own["AutoConfig"].from_pretrained(checkpoint.path)} if "AutoConfig" in own else {}
-            module, info = own.get(auto_class, getattr(transformers, auto_class)).from_pretrained(
-                checkpoint.path,
-                **config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=checkpoint.trusts_code,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            msg = f"{what} ({reason}){advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)}"
-            raise ModelError(msg) from error
+    hint = advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)
+    with guarded(f"model.name: {checkpoint.path} does not load as {auto_class}", hint):
+        config = {"config": own["AutoConfig"].from_pretrained(checkpoint.path)} if "AutoConfig" in own else {}
+        module, info = own.get(auto_class, getattr(transformers, auto_class)).from_pretrained(
+            checkpoint.path,
+            **config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=checkpoint.trusts_code,
+            output_loading_info=True,
+        )
     return module, info
 
 

@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from inference.checkpoint import Checkpoint
-from inference.errors import InputError, ModelError
+from inference.errors import InputError
+from inference.remote_code import guarded
 from inference.tasks.base import Task, TextInput
 from inference.windows import LongText
 
@@ -57,18 +58,12 @@ class Plain:
         self._is_cut = task.long_text is LongText.WINDOW
         self._stride = task.stride if self._is_cut else 0
         trust: dict[str, Any] = {"trust_remote_code": checkpoint.trusts_code}
-        try:
+        what = f"model.name: {checkpoint.path} does not load as {task.auto_class} by transformers alone"
+        with guarded(what, "; leave the values out with --sample 0"):
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(checkpoint.path), **trust)
             self.model: Any = getattr(transformers, task.auto_class).from_pretrained(
                 str(checkpoint.path), dtype=torch.float32, attn_implementation="eager", use_safetensors=True, **trust
             )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            msg = (
-                f"model.name: {checkpoint.path} does not load as {task.auto_class} by transformers alone ({reason}); "
-                "leave the values out with --sample 0"
-            )
-            raise ModelError(msg) from error
         self.model.eval()
         if self._is_cut:  # the first window is the beginning, whichever end would be cut off
             self.tokenizer.truncation_side = "right"

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from inference.batching import plan_micro_batches
 from inference.checkpoint import open_checkpoint
 from inference.collected import Collected, Values
-from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, TOKEN_COLUMNS, accounting_fields, error_column, scatter
+from inference.columns import ERROR, TOKEN_COLUMNS, accounting_fields, error_column, scatter, sequences_of
 from inference.config import ModelConfig, TaskConfig, check_bounds
 from inference.copies import Arrived, Copies
 from inference.hardware import MAX_BATCH_TOKENS
 from inference.isolation import isolate, loses_device
 from inference.memory import keep_freed_memory
 from inference.model import Model
-from inference.repeats import first_equal_sequences
+from inference.repeats import first_equal_sequences, plain_texts
 from inference.sequences import Sequences
 from inference.stats import Stats
 from inference.tasks import load_task, text_columns
@@ -72,8 +72,7 @@ class Predictor:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replace the token columns by the task's fields; all other columns pass through."""
         columns = dict(zip(table.column_names, table.columns, strict=True))
-        features = {name: columns[column] for column, name in FEATURE_COLUMNS.items() if column in columns}
-        sequences = Sequences.from_columns(columns[INPUT_IDS], features)
+        sequences = sequences_of(table)
         is_valid = np.zeros(len(table), dtype=np.bool_)
         is_valid[sequences.row_index] = True
         values, errors = self._forward(sequences)
@@ -99,18 +98,22 @@ class Predictor:
     ) -> pa.Table:
         """The task's columns for the valid rows; a row on which `postprocess` raises becomes invalid."""
         roles = text_columns(self._task, self._names, table.schema)
-        readable = _without_views(table.select(list(dict.fromkeys(roles.values()))))
+        readable = plain_texts(table.select(list(dict.fromkeys(roles.values()))))
         pieces: dict[int, pa.Table] = {}
 
         def postprocess(rows: NDArray[np.int64]) -> None:
-            chosen = np.zeros(len(table), dtype=np.bool_)
-            chosen[rows] = True
-            texts = readable.filter(pa.array(chosen)).combine_chunks()
-            kept = values.of_sequences(chosen[sequences.row_index])
+            # What lies between the first and the last one is a view, so that a call costs no more than that.
+            low, high = int(rows[0]), int(rows[-1]) + 1
+            first, last = np.searchsorted(sequences.row_index, [low, high])
+            near = sequences.between(low, high)
+            chosen = np.zeros(high - low, dtype=np.bool_)
+            chosen[rows - low] = True
+            texts = readable.slice(low, high - low).filter(pa.array(chosen)).combine_chunks()
+            kept = values.between(first, last).of_sequences(chosen[near.row_index])
             predicted = Predicted(
                 num_rows=len(texts),
                 columns={role: _one_chunk(texts.column(name)) for role, name in roles.items()},
-                sequences=sequences.of_rows(chosen),
+                sequences=near.of_rows(chosen),
                 values=kept.by_name,
                 offsets=kept.offsets,
                 tokenizer=self._model.tokenizer,
@@ -173,19 +176,6 @@ class Predictor:
             self._stats += done
         failed = np.flatnonzero(np.isin(first, list(errors)))
         return collected.finish(first), {int(sequence): errors[int(first[sequence])] for sequence in failed}
-
-
-def _without_views(table: pa.Table) -> pa.Table:
-    """Arrow 26 cannot filter string views."""
-    fields = []
-    for field in table.schema:
-        kind = field.type
-        if pa.types.is_string_view(kind):
-            kind = pa.large_string()
-        elif pa.types.is_list(kind) and pa.types.is_string_view(kind.value_type):
-            kind = pa.list_(pa.large_string())
-        fields.append(field.with_type(kind))
-    return table.cast(pa.schema(fields))
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

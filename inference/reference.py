@@ -9,20 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inference.checkpoint import open_checkpoint
 from inference.columns import ERROR, NUM_TOKENS, NUM_WINDOWS, TRUNCATED
 from inference.config import ModelConfig, TaskConfig
 from inference.distances import Compared
 from inference.errors import ConfigError, InputError
+from inference.isolation import isolate
 from inference.plain import Plain, Row
 from inference.reference_answers import QuestionAnswering
 from inference.reference_labels import FeatureExtraction, TextClassification, TextRanking, ZeroShotClassification
 from inference.reference_seq2seq import make
 from inference.reference_tokens import FillMask, TokenClassification
 from inference.tasks import load_task
-from inference.tasks.base import Task
 
-# What a row may make a tokenizer, a model or a user's function raise.
+# What columns that no run wrote make a comparison raise.
 _FAILURES = (InputError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -32,14 +35,14 @@ class _TaskReference(Protocol):
     def compare(self, found: dict[str, Any], answer: dict[str, Any]) -> Compared: ...
 
 
-_MAKERS: dict[str, Callable[[Plain, Any, Task], _TaskReference]] = {
+_MAKERS: dict[str, Callable[[Plain, Any, Any], _TaskReference]] = {
     "text-classification": lambda plain, options, _: TextClassification(plain, options),
     "text-ranking": lambda plain, options, _: TextRanking(plain, options),
     "zero-shot-classification": lambda plain, options, _: ZeroShotClassification(plain, options),
     "feature-extraction": lambda plain, options, _: FeatureExtraction(plain, options),
     "token-classification": lambda plain, options, task: TokenClassification(plain, options, task.stride),
     "question-answering": lambda plain, options, _: QuestionAnswering(plain, options),
-    "fill-mask": lambda plain, options, _: FillMask(plain, options),
+    "fill-mask": lambda plain, options, task: FillMask(plain, options, task.mask_token),
     "text2text-generation": lambda plain, options, _: make(plain, options),
 }
 
@@ -91,15 +94,17 @@ class Reference:
             found: the row's columns in the output, all that the task and the accounting add.
         """
         counts: dict[str, Any] = {NUM_TOKENS: None, NUM_WINDOWS: None, TRUNCATED: None}
-        answer, reason = dict[str, Any](), ""
-        try:
+        answer, errors = dict[str, Any](), dict[int, str]()
+
+        def recompute(_: NDArray[np.int64]) -> None:
             row = self._plain.row(texts)
             windows = [window for sequence in row.sequences for window in sequence]
             counts[NUM_TOKENS] = sum(len(window.ids) for window in windows)
             counts[NUM_WINDOWS], counts[TRUNCATED] = len(windows), row.num_truncated > 0
-            answer = self._reference.answer(row)
-        except _FAILURES as error:
-            reason = f"{type(error).__name__}: {error}"
+            answer.update(self._reference.answer(row))
+
+        isolate(recompute, np.zeros(1, dtype=np.int64), errors)
+        reason = errors.get(0, "")
         faults = [
             f"{name} is {found[name]}, the tokenizer gives {value}"
             for name, value in counts.items()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from inference.distances import Compared, absolute, joined, of_labels, relative
+from inference.distances import Compared, absolute, joined, largest, of_labels, relative
 from inference.errors import InputError
 from inference.hook import Hook
 from inference.plain import Plain, Row, Window, finite
@@ -122,9 +122,10 @@ def _stitched(plain: Plain, windows: list[Window], stride: int) -> list[tuple[in
 class FillMask:
     """All tokens of the vocabulary at every mask."""
 
-    def __init__(self, plain: Plain, options: Any) -> None:
-        """Find the ids of the targets."""
+    def __init__(self, plain: Plain, options: Any, mask: str) -> None:
+        """Find the ids of the mask and of the targets."""
         self._plain, self._options = plain, options
+        self._mask_id = plain.tokenizer.convert_tokens_to_ids(mask)  # of which the tokenizer may not know what it is
         targets = options.targets or ()
         self._targets = [int(plain.tokenizer.convert_tokens_to_ids(target)) for target in targets]
 
@@ -135,7 +136,7 @@ class FillMask:
             InputError: the text was cut before its masks.
         """
         ((window,),) = row.sequences
-        masks = [i for i, token in enumerate(window.ids) if token == self._plain.tokenizer.mask_token_id]
+        masks = [i for i, token in enumerate(window.ids) if token == self._mask_id]
         if not masks:
             msg = "no mask is left in the sequence"
             raise InputError(msg)
@@ -155,7 +156,7 @@ class FillMask:
         is_same = [(mask[0]["token_id"], mask[0]["token"]) for mask in masks] == [(i, decode([i])) for i in best]
         pairs = [[(item["token_id"], item["confidence"]) for item in mask] for mask in masks]
         distances = [of_labels(mask, dict(enumerate(row))) for mask, row in zip(pairs, scores.tolist(), strict=True)]
-        differences = {"predictions": max(distances)}
+        differences = {"predictions": largest(distances)}
         if "logit" in masks[0][0]:
             values = [[item["logit"] for item in mask] for mask in masks]
             named = [[row[token] for token, _ in mask] for mask, row in zip(pairs, logits.tolist(), strict=True)]

@@ -74,7 +74,7 @@ def import_code(folder: Path, code: References, auto_classes: Sequence[str]) -> 
         return {}
     lock = Path(HF_MODULES_CACHE, "shardlabel.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock), guarded(f"model.name: the code of {folder} cannot be imported", runs_code=True):
+    with WeakFileLock(lock), guarded(f"model.name: the code of {folder} cannot be imported"):
         return {name: get_class_from_dynamic_module(reference, str(folder)) for name, reference in wanted.items()}
 
 
@@ -86,19 +86,30 @@ def advice(code: References, auto_classes: Sequence[str], *, is_trusted: bool) -
 
 
 @contextmanager
-def guarded(what: str, *, runs_code: bool) -> Iterator[None]:
-    """Make one sentence of whatever the checkpoint's own code raises, if it runs.
+def guarded(what: str, hint: str = "") -> Iterator[None]:
+    """Make one sentence of whatever transformers, tokenizers or a checkpoint's own code raise of a checkpoint.
+
+    Args:
+        what: was wrong, and where.
+        hint: how the sentence ends.
 
     Raises:
-        ModelError: it raised something.
+        ModelError: something was raised.
     """
     try:
         yield
     except ShardlabelError:
         raise
-    except Exception as error:  # it is not our code and may raise anything
-        if not runs_code:
-            raise
-        reason = next(iter(str(error).strip().splitlines()), "")
-        msg = f"{what} ({type(error).__name__}: {reason})"
+    except Exception as error:  # it is not our code and may raise anything; those two have plain ones
+        msg = f"{what} ({_reason(error)}){hint}"
         raise ModelError(msg) from error
+
+
+def _reason(error: Exception) -> str:
+    """Its class and the first line of its message; behind a colon the next line as well."""
+    text = ""
+    for line in str(error).splitlines():
+        text = f"{text} {line.strip()}".strip()
+        if text and not text.endswith(":"):
+            break
+    return ": ".join(filter(None, (type(error).__name__, text)))

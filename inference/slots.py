@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from inference.batching import plan_micro_batches
 from inference.checkpoint import open_checkpoint
-from inference.columns import FEATURE_COLUMNS, INPUT_IDS
+from inference.columns import sequences_of
 from inference.config import ModelConfig
 from inference.hardware import MAX_BATCH_TOKENS, Device
 from inference.packing import Packing
 from inference.repeats import first_equal_sequences
-from inference.sequences import Sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +50,7 @@ def count_slots(table: pa.Table, model: ModelConfig, device: Device) -> Slots:
         model: with `packed` settled; `max_batch_tokens` may be the device's default.
         device: which the model would be on.
     """
-    names = {name: column for column, name in FEATURE_COLUMNS.items() if column in table.column_names}
-    features = {name: table.column(column) for name, column in names.items()}
-    sequences = Sequences.from_columns(table.column(INPUT_IDS), features)
+    sequences = sequences_of(table)
     order = np.arange(len(sequences.row_index))
     first = first_equal_sequences(sequences) if model.deduplicate else order
     lengths = sequences.lengths[first == order]

@@ -1,9 +1,9 @@
 """The Rust library's encodings -> the token columns of a table, some thousand sequences at a time.
 
-In: encodings and their rows. Out: the columns of `inference.columns`.
+In: model inputs, of which some are encoded at a time, then their encodings. Out: the columns of `inference.columns`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,25 @@ from tokenizers import Encoding
 
 from inference.columns import ERROR, FEATURE_COLUMNS, INPUT_IDS, NUM_TOKENS, NUM_WINDOWS, TRUNCATED, error_column
 from inference.sequences import Feature, list_column
+from inference.tasks.base import TextInput
+
+# An Encoding holds strings and offsets beside its ids, some 100 bytes a token: 1,024 rows of 512 tokens are 50 MB.
+_CHUNK = 1024
+# It holds what is cut off as well, so that the length of the texts counts too: a million tokens, some 100 MB.
+_CHUNK_CHARACTERS = 2**22
+
+
+def chunks(inputs: Sequence[TextInput]) -> Iterator[NDArray[np.int64]]:
+    """The indices of some inputs at a time, as many as memory allows, and at least one."""
+    start = num_characters = 0
+    for i, item in enumerate(inputs):
+        length = len(item) if isinstance(item, str) else sum(map(len, item))
+        num_characters += length
+        if i - start == _CHUNK or (i > start and num_characters > _CHUNK_CHARACTERS):
+            yield np.arange(start, i)
+            start, num_characters = i, length
+    if len(inputs):
+        yield np.arange(start, len(inputs))
 
 
 class TokenColumns:
@@ -35,14 +54,16 @@ class TokenColumns:
         # Lists joined and turned into an array once: an array for each row costs three times as much as its ids.
         ids = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        self._row_index.append(np.array(rows, dtype=np.int64))
-        self._lengths.append(lengths)
         spans = None
         if "starts" in self._values:
             spans = _joined([[side for span in encoding.offsets for side in span] for encoding in encodings])
             spans = spans.reshape(-1, 2)
-        for name, values in self._values.items():
-            values.append(_joined(ids) if name is None else _features(encodings, name, spans))
+        values = {name: _joined(ids) if name is None else _features(encodings, name, spans) for name in self._values}
+        # All or nothing: where something above raises, fewer sequences at once are tried again.
+        self._row_index.append(np.array(rows, dtype=np.int64))
+        self._lengths.append(lengths)
+        for name, joined in values.items():
+            self._values[name].append(joined)
 
     def finish(self, *, counts_windows: bool) -> pa.Table:
         """The columns, null in the rows that failed."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
@@ -19,17 +20,15 @@ from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.columns import output_schema
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
+from inference.isolation import isolate
 from inference.precut import CHARACTERS_PER_TOKEN, cut, is_local
 from inference.remote_code import advice, guarded, import_code
 from inference.repeats import first_equal_rows, plain_texts
 from inference.sequences import Feature
 from inference.tasks import load_task, text_columns
 from inference.tasks.base import Task, TextInput
-from inference.token_columns import TokenColumns
+from inference.token_columns import TokenColumns, chunks
 from inference.windows import LongText
-
-# An Encoding holds strings and offsets beside its ids, some 100 bytes a token: 1,024 rows of 512 tokens are 50 MB.
-_CHUNK = 1024
 
 
 class Tokenizer:
@@ -102,9 +101,16 @@ class Tokenizer:
         """The token columns of some texts."""
         columns = TokenColumns(len(table), self._features(roles))
         rows, inputs = self._inputs(table, roles, columns.errors)
-        for start in range(0, len(inputs), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            self._encode(rows[chunk], inputs[chunk], columns)
+        failed: dict[int, str] = {}
+
+        def encode(indices: NDArray[np.int64]) -> None:
+            chosen = slice(indices[0], indices[-1] + 1)
+            self._encode(rows[chosen], inputs[chosen], columns)
+
+        for indices in chunks(inputs):
+            isolate(encode, indices, failed)
+        for i, message in failed.items():  # a tokenizer without an unknown token refuses characters
+            columns.errors.setdefault(rows[i], message)
         return columns.finish(counts_windows=self._task.long_text is LongText.WINDOW)
 
     def _inputs(
@@ -274,15 +280,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """
     classes = ("AutoConfig", "AutoTokenizer")
     own = import_code(checkpoint.path, checkpoint.code, classes) if checkpoint.trusts_code else {}
-    what = f"model.name: {checkpoint.path} has no tokenizer that loads"
-    with guarded(what, runs_code=checkpoint.trusts_code):
-        try:
-            loader: Any = own.get("AutoTokenizer", AutoTokenizer)
-            tokenizer = loader.from_pretrained(str(checkpoint.path), trust_remote_code=checkpoint.trusts_code)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            msg = f"{what} ({reason}){advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)}"
-            raise ModelError(msg) from error
+    hint = advice(checkpoint.code, classes, is_trusted=checkpoint.trusts_code)
+    with guarded(f"model.name: {checkpoint.path} has no tokenizer that loads", hint):
+        loader: Any = own.get("AutoTokenizer", AutoTokenizer)
+        tokenizer = loader.from_pretrained(str(checkpoint.path), trust_remote_code=checkpoint.trusts_code)
     if not tokenizer.is_fast:
         msg = f"model.name: {checkpoint.path} has a tokenizer without a tokenizer.json; convert it first"
         raise ModelError(msg)

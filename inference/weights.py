@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from inference.checkpoint import Checkpoint
 from inference.errors import ModelError
-from inference.remote_code import advice
+from inference.remote_code import advice, guarded
 
 Shape = tuple[int, ...]
 
@@ -102,15 +102,11 @@ def needed_parameters(checkpoint: Checkpoint, auto_class: str) -> Needed:
     import torch
     import transformers
 
-    try:
+    hint = advice(checkpoint.code, ("AutoConfig", auto_class), is_trusted=checkpoint.trusts_code)
+    with guarded(f"model.name: {checkpoint.path} does not load as {auto_class}", hint):
         config = transformers.AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
         with torch.device("meta"):
             module: Any = getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = advice(checkpoint.code, ("AutoConfig", auto_class), is_trusted=checkpoint.trusts_code)
-        msg = f"model.name: {checkpoint.path} does not load as {auto_class} ({reason}){hint}"
-        raise ModelError(msg) from error
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     # T5 has no common beginning of the encoder's names; what is tied to another parameter is in no file.
     encoder = (f"{module.base_model_prefix}.", "shared.", "encoder.", "decoder.")

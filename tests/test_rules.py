@@ -47,7 +47,7 @@ def test_a_file_is_small_and_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_a_blind_except_stands_only_around_a_row_the_users_own_code_and_rays_start() -> None:
+def test_a_blind_except_stands_only_around_a_row_a_checkpoint_the_users_own_code_and_rays_start() -> None:
     found = [str(path.relative_to(ROOT)) for path in SOURCES for _ in re.findall(r"except Exception", path.read_text())]
     assert found == [
         "inference/hook.py",

@@ -17,6 +17,7 @@ from inference.checkpoint import Checkpoint, mask_token
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
 from inference.heads import answering
+from inference.remote_code import guarded
 from inference.tasks.base import Outputs, Predicted, Task, TextInput
 from inference.windows import LongText
 
@@ -89,7 +90,7 @@ class FillMask(Task):
 
     def forward(self, batch: Batch) -> Outputs:
         """The best tokens of each mask, ranked on the device: 250,000 logits for each would be dear to bring over."""
-        is_mask = batch.ids == batch.tokenizer.mask_token_id
+        is_mask = batch.ids == batch.tokenizer.backend_tokenizer.token_to_id(self.mask_token)
         counts = np.add.reduceat(is_mask, np.cumsum(batch.lengths) - batch.lengths, dtype=np.int64)
         if not counts.all():  # before the model runs, so that finding the row by halves costs nothing
             msg = "no mask is left in the sequence; the text was cut before it"
@@ -131,12 +132,14 @@ def _target_ids(checkpoint: Checkpoint, targets: tuple[str, ...]) -> list[int]:
     if not file.exists():
         msg = f"task.options.targets: {checkpoint.path} has no tokenizer.json to look them up in; remove the option"
         raise ConfigError(msg)
-    tokenizer = Tokenizer.from_file(str(file))
+    with guarded(f"model.name: {checkpoint.path} has no tokenizer that loads"):
+        tokenizer = Tokenizer.from_file(str(file))
     ids = dict[str, int]()
     for target in targets:
         token_id = tokenizer.token_to_id(target)
         if token_id is None:
-            pieces = ", ".join(map(repr, tokenizer.encode(target, add_special_tokens=False).tokens))
+            with guarded(f"task.options.targets: the checkpoint has no token {target!r}"):  # nor an unknown one
+                pieces = ", ".join(map(repr, tokenizer.encode(target, add_special_tokens=False).tokens))
             msg = f"task.options.targets: the checkpoint has no token {target!r}; its tokenizer makes {pieces} of it"
             raise ConfigError(msg)
         ids[target] = token_id

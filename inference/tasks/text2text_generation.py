@@ -20,6 +20,7 @@ from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError
 from inference.hook import Hook
+from inference.remote_code import guarded
 from inference.tasks.base import Outputs, Predicted, Task
 from inference.windows import LongText
 
@@ -86,7 +87,9 @@ class Text2TextGeneration(Task):
             candidates = _Candidates(options.candidates, config, options)
             file = checkpoint.path / "tokenizer.json"
             if file.exists():  # else the first micro-batch finds out
-                candidates.encode(Backend.from_file(str(file)))
+                with guarded(f"model.name: {checkpoint.path} has no tokenizer that loads"):
+                    backend = Backend.from_file(str(file))
+                candidates.encode(backend)
             self.mode, self.hook = candidates, candidates.hook
         elif options.logits_at:
             self.mode = _FirstStep(top_k)

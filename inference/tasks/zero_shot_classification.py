@@ -16,6 +16,7 @@ from inference.arrays import lists
 from inference.checkpoint import Checkpoint
 from inference.config import Frozen, TaskConfig
 from inference.errors import ConfigError, InputError, ModelError
+from inference.labelling import DEFAULT_THRESHOLD
 from inference.tasks.base import Predicted, Task, TextInput
 from inference.windows import LongText
 
@@ -43,8 +44,6 @@ class Options(Frozen):
     long_text: Literal["truncate", "error"] = "truncate"
     """Cut the end of the text off, never of the hypothesis (and say so in `truncated`), or fail the row."""
 
-
-DEFAULT_THRESHOLD = 0.5
 
 _SCORE = pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float32())])
 _LOGITS = pa.struct(

@@ -12,6 +12,9 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from inference.sequences import Sequences
 from inference.tasks.base import Predicted
@@ -52,6 +55,16 @@ def edit_weights(checkpoint: Path, change: Callable[[Weights], object]) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     change(weights)
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_unknown(checkpoint: Path) -> Path:
+    """Give a checkpoint a tokenizer that knows "a" and "b" and refuses every other word."""
+    backend = Backend(WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"))  # noqa: S106 - no password
+    backend.pre_tokenizer = Whitespace()
+    backend.save(str(checkpoint / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(config))
+    return checkpoint
 
 
 def predicted(logits: NDArray[np.float32]) -> Predicted:

@@ -136,6 +136,14 @@ def test_a_family_that_transformers_does_not_know_is_refused(bert: Path) -> None
     assert "does not load as AutoModelForSequenceClassification (" in finding.message
 
 
+def test_a_config_that_transformers_refuses_is_a_finding(bert: Path) -> None:
+    edit(bert, hidden_dropout_prob="some")
+    finding = head_of(bert)
+    assert finding.level == "error"
+    assert "does not load as AutoModelForSequenceClassification (" in finding.message
+    assert "'hidden_dropout_prob'" in finding.message
+
+
 def test_without_torch_the_head_is_left_out(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # as Python has it where the import fails
     assert head_of(bert).level == "skipped"

@@ -66,6 +66,29 @@ class Nan:
     def __call__(self, logits):
         return logits, [np.where(logits.argmax(axis=1) == 0, np.nan, 1.0)]
 
+class NanList:
+    """Lists of which one value is NaN in such rows."""
+    fields = [pa.field("a", pa.list_(pa.float32()))]
+    def __call__(self, logits):
+        values = logits.copy()
+        values[logits.argmax(axis=1) == 0, 1] = np.nan
+        return logits, [self.shape(values)]
+    def shape(self, values):
+        return values
+
+class NanVector(NanList):
+    fields = [pa.field("a", pa.list_(pa.float32(), 3))]
+
+class NanLists(NanList):
+    fields = [pa.field("a", pa.large_list(pa.list_(pa.float32())))]
+    def shape(self, values):
+        return [[None, row] for row in values.tolist()]
+
+class NanStruct(NanList):
+    fields = [pa.field("a", pa.struct([("x", pa.string()), ("y", pa.list_(pa.float32()))]))]
+    def shape(self, values):
+        return [{"x": "x", "y": row} for row in values.tolist()]
+
 class Clash:
     fields = [pa.field("label", pa.string())]
     def __call__(self, logits):
@@ -209,8 +232,10 @@ def test_a_hook_that_returns_something_else_is_an_error(single_label: Path, name
     assert message in str(error.value)
 
 
-def test_a_row_on_which_a_hook_fails_fails_alone(single_label: Path) -> None:
-    plain, broken = label(single_label).to_pylist(), label(single_label, postprocess="my_hooks:broken").to_pylist()
+@pytest.mark.parametrize("options", [{}, {"long_text": "window", "stride": 4}])
+def test_a_row_on_which_a_hook_fails_fails_alone(single_label: Path, options: dict[str, Any]) -> None:
+    plain = label(single_label, **options).to_pylist()
+    broken = label(single_label, postprocess="my_hooks:broken", **options).to_pylist()
     errors = {"negative": None, "neutral": None, "positive": "KeyError: 'last'"}
     errors["negative"] = "FloatingPointError: my_hooks:broken gave values that are not finite"
     assert len({row["label"] for row in plain[:-1]}) > 1
@@ -225,6 +250,26 @@ def test_a_column_of_a_hook_that_is_not_a_number_fails_its_row(single_label: Pat
     for one, other in zip(plain[:-1], broken[:-1], strict=True):
         assert other["a"] == (None if one["label"] == "negative" else 1.0)
         assert (other["error"] is None) == (one["label"] != "negative")
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("NanList", lambda logits: logits),
+        ("NanVector", lambda logits: logits),
+        ("NanLists", lambda logits: [None, logits]),
+        ("NanStruct", lambda logits: {"x": "x", "y": logits}),
+    ],
+)
+def test_what_is_not_a_number_is_found_inside_of_lists_and_structs(single_label: Path, name: str, made: Any) -> None:
+    plain, broken = label(single_label).to_pylist(), label(single_label, postprocess=f"my_hooks:{name}").to_pylist()
+    assert len({row["label"] for row in plain[:-1]}) > 1
+    for one, other in zip(plain[:-1], broken[:-1], strict=True):
+        is_spoilt = one["label"] == "negative"
+        assert other["a"] == (None if is_spoilt else made(one["logits"]))
+        assert other["error"] == (
+            f"FloatingPointError: my_hooks:{name} gave values that are not finite" if is_spoilt else None
+        )
 
 
 def test_a_matrix_becomes_a_list_column(single_label: Path) -> None:

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from transformers import pipeline
 
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+from inference.collected import Values
 from inference.columns import INPUT_IDS, output_schema
+from inference.sequences import Sequences
 from tests.conftest import RAGGED_TEXTS, VOCABULARY
 from tests.inference.conftest import assert_same, edit_weights, max_tokens
+from tests.inference.tasks import examples
 
 ALL = TaskConfig(scores=True, logits=True)
 
@@ -112,6 +115,18 @@ def test_every_kind_of_text_column_is_labelled_around_a_null(labeller: Labeller,
     table = labeller.predictor(labeller.tokenizer(pa.table({"text": plain.cast(kind)})))
     assert table.schema.field("text").type == kind
     assert_same(table["logits"].to_pylist(), labeller.table(plain.to_pylist())["logits"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.string_view()), pa.large_list(pa.string_view()), pa.list_(pa.string_view(), 2)], ids=str
+)
+def test_every_kind_of_list_of_words_is_labelled_around_a_null(tmp_path: Path, kind: pa.DataType) -> None:
+    task = TaskConfig(name="token-classification", logits=True)
+    label = Labeller(examples.checkpoint(tmp_path, task.name, "bert"), task)
+    words = pa.array([["good", "film"], None, ["bad", "tool"]], kind)
+    rows = label.predictor(label.tokenizer(pa.table({"text": words}))).to_pylist()
+    for row, expected in zip(rows, label(["good film", None, "bad tool"]), strict=True):
+        assert_same(row | {"text": None}, expected | {"text": None})
 
 
 def test_two_texts_may_come_from_one_column(single_label: Path) -> None:
@@ -217,3 +232,31 @@ def test_other_columns_pass_through_untouched(labeller: Labeller) -> None:
     assert table["nested"].to_pylist() == nested
     assert table["day"].equals(pa.chunked_array([pa.array([1, 2, 3], pa.date32())]))
     assert table.column_names[:3] == ["text", "nested", "day"]
+
+
+def test_finding_the_rows_on_which_a_hook_fails_is_not_quadratic(
+    single_label: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spoiling_hook.py").write_text("def spoil(logits):\n    return logits * float('nan')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    label = Labeller(single_label, TaskConfig(options={"postprocess": "spoiling_hook:spoil"}))
+    scanned: list[int] = []
+    of_rows, of_sequences = Sequences.of_rows, Values.of_sequences
+
+    def count_rows(sequences: Sequences, chosen: Any) -> Sequences:
+        scanned.append(len(chosen))
+        return of_rows(sequences, chosen)
+
+    def count_sequences(values: Values, chosen: Any) -> Values:
+        scanned.append(len(chosen))
+        return of_sequences(values, chosen)
+
+    monkeypatch.setattr(Sequences, "of_rows", count_rows)
+    monkeypatch.setattr(Values, "of_sequences", count_sequences)
+    sums = []
+    for num_rows in (64, 128):
+        scanned.clear()
+        assert all("not finite" in row["error"] for row in label(["good"] * num_rows))
+        assert len(scanned) == 2 * (2 * num_rows - 1)  # each row alone, and all the halves above it
+        sums.append(sum(scanned))
+    assert sums[1] < 3 * sums[0]

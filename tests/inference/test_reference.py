@@ -1,5 +1,6 @@
 """The reference agrees with what a Predictor answers in every task, and with no other row's answer."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from transformers import BartConfig, BartForConditionalGeneration
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer, available_tasks, reference
 from inference.checkpoint import open_checkpoint
 from inference.columns import ERROR, NUM_TOKENS, TRUNCATED
-from inference.errors import ConfigError
+from inference.errors import ConfigError, ModelError
 from inference.reference import Reference, Verdict, has_reference
 from inference.tasks import load_task, text_columns
 from tests.conftest import RAGGED_TEXTS
 from tests.families import TOKENIZERS, WORDS, build_checkpoint
+from tests.inference.conftest import edit_json, without_unknown
 from tests.inference.tasks import examples
 from tests.own_code import with_code
 
@@ -309,3 +311,41 @@ def test_what_bart_writes_is_what_its_own_generation_writes(num_beams: int, tmp_
         name="text2text-generation", logits=True, options={"max_new_tokens": 8, "num_beams": num_beams, "top_k": 3}
     )
     assert_agrees(Answered(tmp_path, config, pa.table({"text": RAGGED_TEXTS})))
+
+
+def test_a_text_that_the_tokenizer_refuses_fails_in_both(copy: Path) -> None:
+    answered = Answered(without_unknown(copy), TaskConfig(), pa.table({"text": ["a", "ж", "b"]}))
+    assert [row[ERROR] is None for row in answered.found] == [True, False, True]
+    assert_agrees(answered)
+    assert answered.check(1).is_same
+
+
+def test_masks_are_found_where_the_tokenizer_does_not_say_which_they_are(tmp_path: Path) -> None:
+    path = examples.checkpoint(tmp_path, "fill-mask", "bert")
+    table = examples.table("fill-mask", path)
+    edit_json(path / "tokenizer_config.json", "mask_token", tokenizer_class="PreTrainedTokenizerFast")
+    answered = Answered(path, TaskConfig(name="fill-mask"), table)
+    assert [row[ERROR] is None for row in answered.found] == [True] * len(RAGGED_TEXTS) + [False]
+    assert_agrees(answered)
+
+
+def test_a_confidence_that_is_no_number_is_seen_wherever_it_stands(tmp_path: Path) -> None:
+    path = examples.checkpoint(tmp_path / "mask", "fill-mask", "bert")
+    answered = Answered(path, TaskConfig(name="fill-mask"), pa.table({"text": ["[MASK] good [MASK]"]}))
+    assert_agrees(answered)
+    first, second = answered.found[0]["predictions"]
+    spoilt = [first, [second[0] | {"confidence": math.nan}, *second[1:]]]
+    assert answered.check(0, predictions=spoilt).is_same is False
+    path = examples.checkpoint(tmp_path / "answers", "question-answering", "bert")
+    table = pa.table({"question": ["a tool"], "context": ["the good film, the bad tool"]})
+    answered = Answered(path, TaskConfig(name="question-answering", options={"top_k": 2}), table)
+    assert_agrees(answered)
+    first, second = answered.found[0]["answers"]
+    assert answered.check(0, answers=[first, second | {"confidence": math.nan}]).is_same is False
+
+
+def test_a_checkpoint_that_transformers_refuses_is_one_sentence(copy: Path) -> None:
+    edit_json(copy / "config.json", hidden_dropout_prob="some")
+    message = r"by transformers alone \(.*'hidden_dropout_prob': .*\); leave the values out with --sample 0"
+    with pytest.raises(ModelError, match=message):
+        Reference(ModelConfig(name=str(copy)), TaskConfig())

@@ -10,7 +10,7 @@ from inference import ModelConfig, Predictor, TaskConfig, Tokenizer, fused
 from inference.checkpoint import open_checkpoint
 from inference.errors import ModelError
 from inference.model import Model
-from inference.remote_code import code_digest, find_code
+from inference.remote_code import code_digest, find_code, guarded
 from inference.tasks import load_task
 from tests.conftest import RAGGED_TEXTS
 from tests.inference.conftest import edit_json
@@ -143,3 +143,22 @@ def test_the_layers_of_code_that_nobody_here_knows_are_left_as_they_are(own: Pat
         module = Model(config, checkpoint, load_task(TaskConfig(), checkpoint))._module
         found.append(any(isinstance(child, fused.PackedLinear) for child in module.modules()))
     assert found == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError(), "ValueError"),
+        (OSError("\n  no such file\n\nread the manual"), "OSError: no such file"),
+        (
+            Exception("field 'x':\n    TypeError: no number\nmore"),
+            "Exception: field 'x': TypeError: no number",
+        ),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError("where is the rest:"), "ValueError: where is the rest:"),
+    ],
+)
+def test_whatever_is_raised_is_one_sentence_with_its_reason(error: Exception, reason: str) -> None:
+    with pytest.raises(ModelError) as caught, guarded("model.name: it does not load", "; mend it"):
+        raise error
+    assert str(caught.value) == f"model.name: it does not load ({reason}); mend it"

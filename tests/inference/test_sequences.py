@@ -40,6 +40,17 @@ def test_a_slice_is_viewed_from_its_own_first_row(rows: Rows, start: int) -> Non
     assert as_lists(Sequences.from_columns(sliced, {}), len(sliced)) == rows[start:]
 
 
+@given(ROWS, st.integers(0, 8), st.integers(0, 8))
+def test_what_lies_between_two_rows_is_viewed_and_numbered_anew(rows: Rows, one: int, other: int) -> None:
+    low, high = sorted(min(row, len(rows)) for row in (one, other))
+    ids = column(rows)
+    whole = Sequences.from_columns(ids, {"ends": ids})
+    near = whole.between(low, high)
+    assert as_lists(near, high - low) == rows[low:high]
+    assert near.features["ends"].tolist() == near.ids.tolist()
+    assert not len(near.ids) or np.shares_memory(near.ids, whole.ids)
+
+
 @given(ROWS, st.data())
 def test_the_sequences_of_some_rows_are_numbered_anew(rows: Rows, data: st.DataObject) -> None:
     kept = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from inference import ModelConfig, TaskConfig, Tokenizer
+from inference import ModelConfig, TaskConfig, Tokenizer, token_columns
 from inference.errors import ConfigError, InputError, ModelError
 from inference.tokenization import _tells_what_is_cut
-from tests.conftest import RAGGED_TEXTS
-from tests.inference.conftest import edit_json, max_tokens
+from tests.conftest import RAGGED_TEXTS, MakeCheckpoint
+from tests.inference.conftest import edit_json, max_tokens, without_unknown
 
 TASK = TaskConfig()
 
@@ -189,3 +189,49 @@ def test_a_text_that_is_too_long_is_known_without_the_librarys_word(single_label
         False, False, True, False,
     ]  # fmt: skip
     assert tokenizer._is_too_long(("the good", "film"))
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_a_text_that_the_tokenizer_refuses_fails_alone(copy: Path, *, deduplicate: bool) -> None:
+    path, texts = without_unknown(copy), ["a", "ж", "a", "b a", "b ж", "ж", "b"]
+    model = ModelConfig(name=str(path), deduplicate=deduplicate)
+    rows = Tokenizer(model, TASK)(pa.table({"text": texts})).to_pylist()
+    loaded = AutoTokenizer.from_pretrained(path)
+    for text, row in zip(texts, rows, strict=True):
+        if "ж" not in text:
+            assert (row["error"], row["_input_ids"]) == (None, [loaded(text)["input_ids"]])
+            continue
+        with pytest.raises(Exception, match="Missing") as refused:
+            loaded(text)
+        assert row["error"] == f"Exception: {refused.value}"
+        assert (row["_input_ids"], row["num_tokens"], row["truncated"]) == (None, None, None)
+
+
+def test_a_row_fails_alone_when_one_of_its_inputs_is_refused(make_checkpoint: MakeCheckpoint) -> None:
+    path = without_unknown(make_checkpoint(["entailment", "contradiction"]))
+    task = TaskConfig(name="zero-shot-classification", options={"hypothesis_template": "{}"})
+    labels = [["a", "b"], ["b", "ж", "a"], ["b"]]
+    rows = tokenize(path, pa.table({"text": ["a", "a", "b b"], "candidate_labels": labels}), task)
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert [row["_input_ids"] for row in rows] == [[[0, 0], [0, 1]], None, [[1, 1, 1]]]
+
+
+@pytest.mark.parametrize("columns", [["text"], ["text", "text_pair"]])
+def test_long_texts_are_tokenized_in_bounded_memory(
+    single_label: Path, columns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{i} {'tool ' * length}" for i, length in enumerate([1, 39, 2, 200, 3, 3, 1, 40, 0, 0, 41])]
+    table = pa.table({"text": texts, "text_pair": texts[::-1]}).select(columns)
+    expected, sizes = tokenize(single_label, table), list[list[int]]()
+    encode = Tokenizer._encode
+
+    def counted(tokenizer: Tokenizer, rows: Any, inputs: Any, kept: Any) -> None:
+        sizes.append([len("".join(item)) for item in inputs])
+        encode(tokenizer, rows, inputs, kept)
+
+    monkeypatch.setattr(Tokenizer, "_encode", counted)
+    monkeypatch.setattr(token_columns, "_CHUNK_CHARACTERS", 300)
+    assert tokenize(single_label, table) == expected
+    assert [length for chunk in sizes for length in chunk] == [sum(map(len, row.values())) for row in table.to_pylist()]
+    assert all(sum(chunk) <= 300 for chunk in sizes if len(chunk) > 1)
+    assert len(sizes) < len(texts)

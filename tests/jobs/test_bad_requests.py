@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 
 from tests.conftest import VOCABULARY
+from tests.families import build_checkpoint
 from tests.jobs.world import World, refusal, run_file
 
 LAUGHS = "\n".join(["a0: &a0 [lol]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))])
@@ -286,6 +287,17 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a length that is a word": (edit("tokenizer_config.json", model_max_length="long"), "model_max_length"),
     "positions that are a word": (config(max_position_embeddings="many"), "max_position_embeddings"),
+    "a width that is a word": (config(hidden_size="wide"), "config.json has a value that it cannot have (ValueError: "),
+    "a family that is a list": (
+        config(model_type=["bert"]),
+        "config.json has a value that it cannot have (TypeError: ",
+    ),
+    "architectures that are a number": (config(architectures=3), "config.json has a value that it cannot have ("),
+    "a rate that is a word": (config(hidden_dropout_prob="some"), "Validation error for field 'hidden_dropout_prob': "),
+    "a tokenizer of a later version": (
+        edit("tokenizer.json", normalizer={"type": "New"}),
+        "has no tokenizer that loads (Exception: ",
+    ),
     "no positions": (config(max_position_embeddings=0), "model.max_length: 0 leaves 0 tokens for a text"),
     "an architecture that is no list": (
         config(architectures="BertForSequenceClassification"),
@@ -318,6 +330,32 @@ def test_a_bad_checkpoint_is_refused(
     assert message in refusal(result)
     assert result.exit_code == 2
     assert not (tmp_path / "owned").exists()
+    assert not world.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "options"),
+    [
+        ("bert", "masked-lm", ["task.name=fill-mask", "task.options.targets=[good]"]),
+        ("t5", "seq2seq-lm", ["task.name=text2text-generation", "task.options.candidates=[good, bad]"]),
+    ],
+)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        edit("tokenizer.json", normalizer={"type": "New"}),
+        content("tokenizer.json", b"{}"),
+        cut_off("tokenizer.json", 0.5),
+    ],
+)
+def test_a_tokenizer_in_which_options_are_looked_up_is_refused(
+    family: str, head: str, options: list[str], spoil: Callable[[Path], object], tmp_path: Path
+) -> None:
+    world = World(tmp_path, build_checkpoint(tmp_path / "sound", family, head))
+    spoil(world.own_checkpoint())
+    result = world.run(*options)
+    assert "has no tokenizer that loads (" in refusal(result)
+    assert result.exit_code == 2
     assert not world.out.exists()
 
 

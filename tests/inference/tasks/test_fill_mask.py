@@ -235,3 +235,13 @@ def test_a_checkpoint_without_a_mask_token_is_refused(tmp_path: Path, build: Bui
     edit_json(path / "tokenizer.json", "added_tokens")
     with pytest.raises(ModelError, match=r"names no mask_token in its tokenizer_config\.json; add it there"):
         Tokenizer(ModelConfig(name=str(path)), TaskConfig(name="fill-mask"))
+
+
+def test_a_mask_that_the_tokenizer_does_not_know_as_one_is_filled_all_the_same(tmp_path: Path, build: Build) -> None:
+    path = Path(shutil.copytree(build("bert"), tmp_path / "copy"))
+    edit_json(path / "tokenizer_config.json", "mask_token", tokenizer_class="PreTrainedTokenizerFast")
+    assert AutoTokenizer.from_pretrained(path).mask_token_id is None
+    texts = [text.format(m="[MASK]") for text in MASKED]
+    rows = Labeller(path)(texts)
+    assert [row["error"] for row in rows] == [None] * len(texts)
+    assert_same(rows, Labeller(build("bert"))(texts))
