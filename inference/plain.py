@@ -12,6 +12,7 @@ import transformers
 
 from inference.checkpoint import Checkpoint
 from inference.errors import InputError, ModelError
+from inference.loading import attend_fully
 from inference.tasks.base import Task, TextInput
 from inference.windows import LongText
 
@@ -69,6 +70,7 @@ class Plain:
                 "leave the values out with --sample 0"
             )
             raise ModelError(msg) from error
+        attend_fully(self.model)  # else it would depend on which rows came before
         self.model.eval()
         if self._is_cut:  # the first window is the beginning, whichever end would be cut off
             self.tokenizer.truncation_side = "right"
