@@ -35,7 +35,7 @@ FAMILIES: tuple[str, ...] = (
 )
 """By `config.model_type`."""
 
-OTHERS: tuple[str, ...] = ("big_bird", "convbert", "fnet", "funnel", "mobilebert", "xlnet")
+OTHERS: tuple[str, ...] = ("big_bird", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "xlnet", "yoso")
 """Families that only tests of their peculiarities build: padding shows in most of them."""
 
 AUTO_CLASSES = {
@@ -154,6 +154,8 @@ def _settings(family: str, max_length: int) -> dict[str, Any]:
         "fnet": plain,
         "funnel": {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1]},
         "mobilebert": plain | {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+        "nystromformer": plain | {"num_landmarks": 8, "segment_means_seq_len": 8},  # equal, as in published ones
+        "yoso": plain,
         "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
     }
     return settings[family]
@@ -313,6 +315,12 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
         vocab=_wordpiece("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", "<s>", "</s>")
     ),
     "mobilebert": lambda: transformers.BertTokenizer(vocab=_wordpiece("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
+    "nystromformer": lambda: transformers.AlbertTokenizer(
+        vocab=_unigram("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), mask_token=_mask("[MASK]")
+    ),
+    "yoso": lambda: transformers.AlbertTokenizer(
+        vocab=_unigram("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), mask_token=_mask("[MASK]")
+    ),
     "xlnet": lambda: transformers.XLNetTokenizer(
         vocab=_unigram("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eop>", "<eod>")
     ),
