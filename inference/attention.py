@@ -24,6 +24,16 @@ def pieces(num_sequences: int, num_heads: int, num_bytes: int) -> tuple[int, int
     return (min(at_once // num_heads, num_sequences), num_heads) if at_once >= num_heads else (1, at_once)
 
 
+# Scores of a head up to which a CPU holds them, those of 2,048 tokens: 8 MB in bfloat16, and their softmax as much. Of
+# 8,192 tokens (ModernBERT) they would be 134 MB twice, in every thread; torch's kernel has none.
+_MAX_SCORES = 2**22
+
+
+def keeps_scores(num_queries: int, num_keys: int) -> bool:
+    """Whether all scores of a sequence's head may be held at once; else torch's kernel is to be taken."""
+    return num_queries * num_keys <= _MAX_SCORES
+
+
 def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     module: Any,  # noqa: ARG001 - likewise
     query: torch.Tensor,
@@ -50,7 +60,7 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
         cu_seq_lens_q: int32, where each sequence starts and where the last one ends.
         max_length_q: tokens of the longest sequence, or more.
         runs: (how many sequences, of how many tokens) that follow one another; what a CPU goes by.
-        attend: a kernel for equally long sequences on a CPU, in place of torch's.
+        attend: a kernel for equally long sequences on a CPU, in place of torch's, unless they are very long.
         scaling: of the scores; None is one over the root of the width.
         sliding_window: a token sees those that are less than this away; None is all.
         _: what other attentions take.
@@ -74,7 +84,7 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     for count, length in runs:
         queries, keys, values, place = (_side_by_side(states, start, count, length) for states in (q, k, v, out))
         mask = None if sliding_window is None or length <= sliding_window else _band(length, sliding_window, q.device)
-        if attend is not None and mask is None:
+        if attend is not None and mask is None and keeps_scores(length, length):
             attend(queries, keys, values, q.shape[-1] ** -0.5 if scaling is None else scaling, out=place)
         else:
             place.copy_(scaled_dot_product_attention(queries, keys, values, mask, scale=scaling))

@@ -14,13 +14,14 @@ _OVERHEAD = 1 / 32
 
 
 def plan_micro_batches(
-    lengths: NDArray[np.int64], max_batch_tokens: int, *, is_packed: bool = False
+    lengths: NDArray[np.int64], max_batch_tokens: int, *, is_packed: bool = False, is_equal: bool = False
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the indices of each micro-batch, longest sequences first.
 
     Sorted by length (ties in input order, so that the plan depends on the lengths alone), then cut so that
     rows * longest row <= `max_batch_tokens`, or the sum of the lengths where nothing is padded; a sequence that alone
     is longer gets a micro-batch of its own. Where few sequences differ much, padded ones are cut earlier: see `_cut`.
+    With `is_equal` they are cut wherever the length changes, so that nothing is padded.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
@@ -31,7 +32,9 @@ def plan_micro_batches(
             before = ends[start] - lengths[order[start]]
             end = int(np.searchsorted(ends, before + max_batch_tokens, side="right"))
         else:
-            end = start + _cut(lengths[order[start : start + max_batch_tokens // longest]], max_batch_tokens)
+            fitting = lengths[order[start : start + max_batch_tokens // longest]]
+            num_equal = int(np.count_nonzero(fitting == lengths[order[start]]))
+            end = start + (num_equal if is_equal else _cut(fitting, max_batch_tokens))
         end = max(end, start + 1)
         yield order[start:end]
         start = end

@@ -47,8 +47,10 @@ OFFSET_POSITIONS = {
     "xmod",
 }
 
-# Families with relative positions only: the length is limited by memory, not by an embedding table.
+# Families with relative positions: the length is limited by memory, not by an embedding table.
 _RELATIVE_POSITIONS = {"deberta", "deberta-v2", "mt5", "t5", "umt5"}
+# Those that have such a table beside them, unless config.json says that they do not (published DeBERTas do).
+_PERHAPS_ABSOLUTE = {"deberta", "deberta-v2"}
 
 # transformers writes int(1e30) for "no limit known" (tokenization_utils_base.py, VERY_LARGE_INTEGER).
 _NO_LIMIT = 10**6
@@ -242,7 +244,8 @@ def _tokenizer_limit(path: Path) -> int | None:
 def _position_limit(config: dict[str, Any], path: Path) -> int | None:
     family = config.get("model_type")
     positions = config.get("max_position_embeddings")
-    if positions is None or family in _RELATIVE_POSITIONS:
+    is_absolute = family in _PERHAPS_ABSOLUTE and config.get("position_biased_input", True)
+    if positions is None or (family in _RELATIVE_POSITIONS and not is_absolute):
         return None
     pad_token_id = config.get("pad_token_id")
     pad_token_id = 1 if pad_token_id is None else pad_token_id

@@ -34,6 +34,7 @@ def load_module(checkpoint: Checkpoint, task: Task, dtype: torch.dtype) -> Any:
         msg = f"model.name: {checkpoint.path} loads with the labels {labels}, its config.json says {checkpoint.labels}"
         raise ModelError(msg)
     _cast_strays(module, dtype)
+    attend_fully(module)
     return module.eval()
 
 
@@ -53,6 +54,17 @@ def check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, module: Any) -> Non
             f"for {len(weight):,}; they are not of one checkpoint, or resize_token_embeddings was forgotten"
         )
         raise ModelError(msg)
+
+
+def attend_fully(module: Any) -> None:
+    """Let every token of a BigBird see all others from the start, in long texts too.
+
+    Its sparse attention becomes full with the first short micro-batch, for good and for all threads (transformers 5.23,
+    modeling_big_bird.py:1591): what a long text gets would depend on whether a short one came before.
+    """
+    for part in list(module.modules()):  # BigBird-Pegasus has it in its encoder alone
+        if hasattr(part, "set_attention_type"):
+            part.set_attention_type("original_full")
 
 
 def _from_pretrained(checkpoint: Checkpoint, auto_class: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:

@@ -31,6 +31,14 @@ would join them too (off by 6e-2 and 7e-2 on tiny models, transformers 5.23); Mo
 BART counts positions by itself; T5 would build a bias of (heads, tokens, tokens) for all tokens of the micro-batch.
 """
 
+PADDING_SHOWS = frozenset({"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "xlnet", "yoso"})
+"""Families that say something else of a text when padding is behind it: only equal lengths go together.
+
+The convolutions of ConvBERT and Nyströmformer and MobileBERT's embedding mix a token with its neighbours, FNet has no
+mask, Funnel takes the mean of two tokens, YOSO scales its mask to something else, and XLNet's classifier reads the last
+place whatever stands there (transformers 5.23, tiny models).
+"""
+
 # One size in 16 for a GPU, so that whatever is compiled or captured for a number of tokens is for 16 of them at most.
 _SIZES = 16
 

@@ -12,6 +12,7 @@ import transformers
 
 from inference.checkpoint import Checkpoint
 from inference.errors import InputError
+from inference.loading import attend_fully
 from inference.remote_code import guarded
 from inference.tasks.base import Task, TextInput
 from inference.windows import LongText
@@ -64,6 +65,7 @@ class Plain:
             self.model: Any = getattr(transformers, task.auto_class).from_pretrained(
                 str(checkpoint.path), dtype=torch.float32, attn_implementation="eager", use_safetensors=True, **trust
             )
+        attend_fully(self.model)  # else it would depend on which rows came before
         self.model.eval()
         if self._is_cut:  # the first window is the beginning, whichever end would be cut off
             self.tokenizer.truncation_side = "right"

@@ -25,6 +25,7 @@ from inference.hardware import MAX_BATCH_TOKENS
 from inference.isolation import isolate, loses_device
 from inference.memory import keep_freed_memory
 from inference.model import Model
+from inference.packing import PADDING_SHOWS
 from inference.repeats import first_equal_sequences, plain_texts
 from inference.sequences import Sequences
 from inference.stats import Stats
@@ -62,6 +63,7 @@ class Predictor:
         self._model = Model(model, checkpoint, self._task)
         self._max_batch_tokens = model.max_batch_tokens or MAX_BATCH_TOKENS[self._model.device]
         self._deduplicates = model.deduplicate
+        self._is_equal = checkpoint.model_type in PADDING_SHOWS
         self._stats, self._lock = Stats(), threading.Lock()
 
     @property
@@ -151,7 +153,7 @@ class Predictor:
             logger.warning("out of memory: micro-batches have %d tokens from now on", self._max_batch_tokens)
 
         def plan(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-            return plan_micro_batches(lengths, self._max_batch_tokens, is_packed=is_packed)
+            return plan_micro_batches(lengths, self._max_batch_tokens, is_packed=is_packed, is_equal=self._is_equal)
 
         for planned in plan(sequences.lengths[distinct]):
             chosen = distinct[planned]

@@ -14,7 +14,7 @@ from inference.checkpoint import open_checkpoint
 from inference.columns import sequences_of
 from inference.config import ModelConfig
 from inference.hardware import MAX_BATCH_TOKENS, Device
-from inference.packing import Packing
+from inference.packing import PADDING_SHOWS, Packing
 from inference.repeats import first_equal_sequences
 
 
@@ -55,9 +55,11 @@ def count_slots(table: pa.Table, model: ModelConfig, device: Device) -> Slots:
     first = first_equal_sequences(sequences) if model.deduplicate else order
     lengths = sequences.lengths[first == order]
     budget = model.max_batch_tokens or MAX_BATCH_TOKENS[device]
-    planned = list(plan_micro_batches(lengths, budget, is_packed=bool(model.packed)))
+    checkpoint = open_checkpoint(model)
+    is_equal = checkpoint.model_type in PADDING_SHOWS
+    planned = list(plan_micro_batches(lengths, budget, is_packed=bool(model.packed), is_equal=is_equal))
     if model.packed:
-        pack = Packing(open_checkpoint(model), 0, budget if device == "cuda" else None)
+        pack = Packing(checkpoint, 0, budget if device == "cuda" else None)
         slots = [pack.num_slots(int(lengths[indices].sum())) for indices in planned]
     else:
         slots = [len(indices) * int(lengths[indices].max()) for indices in planned]

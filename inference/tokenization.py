@@ -74,6 +74,8 @@ class Tokenizer:
         # Tokens of a pair's text that is not cut must leave more than the overlap for the other one.
         self._room = self._max_length - self._whole.num_special_tokens_to_add(is_pair=True) - stride
         self._uses_type_ids = "token_type_ids" in tokenizer.model_input_names
+        # XLNet's and Funnel's <cls> has a type of its own, where `model_input_names` of the checkpoint asks for types.
+        self._single_has_types = any(self._whole.encode("").type_ids)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Add the token columns of `inference.columns` to a table of any length.
@@ -154,9 +156,9 @@ class Tokenizer:
             raise ConfigError(msg)
 
     def _features(self, roles: dict[str, str]) -> list[Feature]:
-        """What is kept of a token: a single text has no second type, so only pairs need type ids."""
-        has_pairs = len(roles) > 1 or self._task.makes_pairs
-        types: list[Feature] = ["type_ids"] if self._uses_type_ids and has_pairs else []
+        """What is kept of a token; of a single text all types are 0, unless the tokenizer says otherwise."""
+        has_types = len(roles) > 1 or self._task.makes_pairs or self._single_has_types
+        types: list[Feature] = ["type_ids"] if self._uses_type_ids and has_types else []
         return [*types, *self._task.features]
 
     def _encode(self, rows: Sequence[int], inputs: Sequence[TextInput], columns: TokenColumns) -> None:

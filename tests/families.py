@@ -35,6 +35,9 @@ FAMILIES: tuple[str, ...] = (
 )
 """By `config.model_type`."""
 
+OTHERS: tuple[str, ...] = ("big_bird", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "xlnet", "yoso")
+"""Families that only tests of their peculiarities build: padding shows in most of them."""
+
 AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
@@ -82,7 +85,7 @@ def build_checkpoint(  # noqa: PLR0913 — each is a way in which real checkpoin
 
     Args:
         folder: made if it is not there.
-        family: one of `FAMILIES`.
+        family: one of `FAMILIES` or `OTHERS`.
         head: one of `HEADS` that the family `supports`.
         labels: `id2label` in order; None for those of `LABELS`. Other heads have none.
         max_length: tokens of the longest sequence, special tokens included; the position table follows from it.
@@ -145,6 +148,15 @@ def _settings(family: str, max_length: int) -> dict[str, Any]:
         # One layer of full attention, one that sees 8 tokens to each side.
         "modernbert": plain | {"local_attention": 16, "classifier_pooling": "mean"},
         "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "decoder_start_token_id": 0},
+        # Sparse from 29 tokens on.
+        "big_bird": plain | {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1},
+        "convbert": plain | {"embedding_size": 16, "conv_kernel_size": 3},
+        "fnet": plain,
+        "funnel": {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1]},
+        "mobilebert": plain | {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+        "nystromformer": plain | {"num_landmarks": 8, "segment_means_seq_len": 8},  # equal, as in published ones
+        "yoso": plain,
+        "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
     }
     return settings[family]
 
@@ -292,6 +304,26 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     ),
     "deberta-v2": lambda: transformers.DebertaV2Tokenizer(vocab=_unigram("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")),
     "modernbert": _modernbert,
+    "big_bird": lambda: transformers.BigBirdTokenizer(
+        vocab=_unigram("<unk>", "<pad>", "</s>", "<s>", "[MASK]", "[CLS]", "[SEP]")
+    ),
+    "convbert": lambda: transformers.BertTokenizer(vocab=_wordpiece("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
+    "fnet": lambda: transformers.FNetTokenizer(
+        vocab=_unigram("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), mask_token=_mask("[MASK]")
+    ),
+    "funnel": lambda: transformers.FunnelTokenizer(
+        vocab=_wordpiece("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", "<s>", "</s>")
+    ),
+    "mobilebert": lambda: transformers.BertTokenizer(vocab=_wordpiece("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
+    "nystromformer": lambda: transformers.AlbertTokenizer(
+        vocab=_unigram("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), mask_token=_mask("[MASK]")
+    ),
+    "yoso": lambda: transformers.AlbertTokenizer(
+        vocab=_unigram("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), mask_token=_mask("[MASK]")
+    ),
+    "xlnet": lambda: transformers.XLNetTokenizer(
+        vocab=_unigram("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eop>", "<eod>")
+    ),
     "t5": lambda: transformers.T5Tokenizer(vocab=_unigram("<pad>", "</s>", "<unk>"), extra_ids=10),
 }
 """Each through its class's constructor, because transformers 5 rebuilds most of them from the vocabulary on loading."""

@@ -141,7 +141,7 @@ class FeatureExtraction(Task):
 
     def _cut(self, values: Any) -> Any:
         """The dimensions asked for; a value that float16 cannot hold fails its row, rather than be an infinity."""
-        cut = values[:, : self.width]
+        cut = values[:, : self.width].contiguous()  # a view would keep whole vectors until the table is done
         if self.dtype == np.float16 and not self.is_normalized:
             return cut.masked_fill(cut.abs() > _MAX_FLOAT16, float("nan"))
         return cut

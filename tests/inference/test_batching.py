@@ -80,6 +80,17 @@ def test_a_micro_batch_that_is_planned_again_stays_as_it_is(lengths: list[int], 
         assert plan([lengths[index] for index in batch], budget) == [list(range(len(batch)))]
 
 
+@given(LENGTHS, BUDGETS)
+def test_where_padding_shows_equal_lengths_alone_go_together(lengths: list[int], budget: int) -> None:
+    found = plan_micro_batches(np.array(lengths, dtype=np.int64), budget, is_equal=True)
+    expected = []
+    for length in sorted(set(lengths), reverse=True):
+        equal = [i for i in range(len(lengths)) if lengths[i] == length]
+        size = max(budget // max(length, 1), 1)
+        expected += [equal[start : start + size] for start in range(0, len(equal), size)]
+    assert [batch.tolist() for batch in found] == expected
+
+
 def test_no_sequences_make_no_micro_batch() -> None:
     assert plan([], 100) == []
 

@@ -20,7 +20,7 @@ from tests.inference.conftest import edit_json, edit_weights
 
 BERT = {"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}
 ROBERTA = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
-DEBERTA = {"model_type": "deberta-v2", "max_position_embeddings": 512, "pad_token_id": 0}
+DEBERTA = {"model_type": "deberta-v2", "max_position_embeddings": 512, "position_biased_input": False}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 MakeFolder = Callable[..., Path]
@@ -97,7 +97,21 @@ def test_the_lower_limit_wins_whosever_it_is(folder: MakeFolder) -> None:
 
 @pytest.mark.parametrize(
     "family",
-    ["bert", "distilbert", "electra", "camembert", "ibert", "longformer", "luke", "mpnet", "roberta", "xlm-roberta"],
+    [
+        *(
+            "bert",
+            "distilbert",
+            "electra",
+            "camembert",
+            "ibert",
+            "longformer",
+            "luke",
+            "mpnet",
+            "roberta",
+            "xlm-roberta",
+        ),
+        *("deberta", "deberta-v2"),  # as their configs are by default; published ones have no such positions
+    ],
 )
 def test_a_family_takes_as_many_tokens_as_its_limit_says_and_not_one_more(family: str, folder: MakeFolder) -> None:
     sizes = {"vocab_size": 9, "hidden_size": 8, "dim": 8, "hidden_dim": 8, "intermediate_size": 8, "n_layers": 1}

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from inference import attention, fused
+from inference.attention import packed_attention
 from inference.checkpoint import open_checkpoint
 from inference.config import ModelConfig, TaskConfig
 from inference.fused import PackedLinear, attend
@@ -103,6 +104,28 @@ def test_attention_in_several_pieces_is_that_in_one() -> None:
     torch.testing.assert_close(attend(query, key, value, 8**-0.5), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_texts_so_long_that_their_scores_would_fill_the_memory_are_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the bit what torch says above the bound, and not below."""
+    states = torch.randn(3, 1, 4, 300, 8, generator=torch.Generator().manual_seed(2))
+    query, key, value = states.unbind(0)
+
+    def found() -> tuple[torch.Tensor, torch.Tensor]:
+        own = fused._attention_forward(torch.nn.Module(), query, key, value, None, is_causal=False)[0]
+        bounds, runs = torch.empty(0), ((1, 300),)
+        packed = packed_attention(None, query, key, value, None, cu_seq_lens_q=bounds, runs=runs, attend=attend)
+        return own, packed[0]
+
+    expected = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    for each in found():
+        torch.testing.assert_close(each, expected, atol=1e-6, rtol=1e-5)
+        assert not torch.equal(each, expected)
+    monkeypatch.setattr(attention, "_MAX_SCORES", 299**2)
+    for each in found():
+        assert torch.equal(each, expected)
+
+
 @needs_bfloat16
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_layer_gives_the_bits_of_the_plain_one(bias: bool) -> None:  # noqa: FBT001
@@ -148,6 +171,13 @@ def fused_logits(path: Path, head: str, ids: list[torch.Tensor]) -> list[torch.T
     return alone
 
 
+def assert_as_near_float32(path: Path, head: str, ids: list[torch.Tensor]) -> None:
+    exact = torch.cat([row.flatten() for row in logits(path, head, ids, torch.float32)])
+    plain = torch.cat([row.flatten() for row in logits(path, head, ids, torch.bfloat16)]) - exact
+    faster = torch.cat([row.flatten() for row in fused_logits(path, head, ids)]) - exact
+    assert faster.square().mean().sqrt() <= 1.5 * plain.square().mean().sqrt() + 1e-3
+
+
 @needs_bfloat16
 @pytest.mark.parametrize("head", ["sequence-classification", "token-classification", "masked-lm"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,10 +189,16 @@ def test_no_family_is_further_from_float32_than_with_torchs_kernels(family: str,
     ids = [torch.randint(10, 90, (length,), generator=generator) for length in LENGTHS]
     for row in ids if family == "t5" else []:
         row[-1] = 1  # the end, at which T5's classifier looks
-    exact = torch.cat([row.flatten() for row in logits(path, head, ids, torch.float32)])
-    plain = torch.cat([row.flatten() for row in logits(path, head, ids, torch.bfloat16)]) - exact
-    faster = torch.cat([row.flatten() for row in fused_logits(path, head, ids)]) - exact
-    assert faster.square().mean().sqrt() <= 1.5 * plain.square().mean().sqrt() + 1e-3
+    assert_as_near_float32(path, head, ids)
+
+
+@needs_bfloat16
+def test_a_head_that_reads_the_weights_of_its_layers_finds_them(tmp_path: Path) -> None:
+    """MobileBERT's; of its sequences one alone, as padding shows in it."""
+    path = build_checkpoint(tmp_path, "mobilebert", "masked-lm")
+    assert_as_near_float32(
+        path, "masked-lm", [torch.randint(10, 90, (17,), generator=torch.Generator().manual_seed(0))]
+    )
 
 
 @needs_bfloat16

@@ -18,7 +18,7 @@ from inference.model import Model
 from inference.sequences import Feature, Sequences
 from inference.tasks import load_task
 from tests.conftest import RAGGED_TEXTS, VOCABULARY
-from tests.families import build_checkpoint
+from tests.families import WORDS, build_checkpoint
 from tests.inference.conftest import Weights, edit_json, edit_weights, max_tokens
 
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -30,10 +30,10 @@ def load(path: Path, dtype: Dtype = "float32") -> Model:
     return Model(config, checkpoint, load_task(TaskConfig(), checkpoint))
 
 
-def encode(path: Path, *texts: list[str]) -> list[dict[str, Any]]:
+def encode(path: Path, *texts: list[str], max_length: int | None = None) -> list[dict[str, Any]]:
     """Each text, or pair of texts, as transformers feeds it to a model by itself."""
     tokenizer = AutoTokenizer.from_pretrained(path)
-    options = {"truncation": True, "max_length": max_tokens(path), "return_tensors": "pt"}
+    options = {"truncation": True, "max_length": max_length or max_tokens(path), "return_tensors": "pt"}
     return [dict(tokenizer(*inputs, **options)) for inputs in zip(*texts, strict=True)]
 
 
@@ -164,6 +164,22 @@ def test_families_whose_embedding_is_padded_load(family: str, head: str, tmp_pat
     model = Model(config, checkpoint, load_task(TaskConfig(name=name), checkpoint))
     assert len(model.tokenizer) < 320
     assert len(model._module.get_input_embeddings().weight) == 320
+
+
+def test_a_short_text_changes_nothing_of_the_long_ones_behind_it(tmp_path: Path) -> None:
+    """Of a BigBird, whose attention is sparse until a short one comes."""
+    path = build_checkpoint(tmp_path, "big_bird", "sequence-classification")
+    encodings = encode(path, [" ".join(WORDS[:24])], max_length=64) + encode(path, ["good"])
+    long, short = (encoding["input_ids"].shape[1] for encoding in encodings)
+    assert short < (5 + 2 * 1) * 4 < long  # what its sparse attention needs
+    model = load(path)
+    before, _, after = (forward(model, encodings, [i]) for i in (0, 1, 0))
+    assert np.array_equal(before, after)
+    whole = AutoModelForSequenceClassification.from_pretrained(path, attention_type="original_full").eval()
+    with torch.no_grad():
+        expected = whole(**encodings[0]).logits.numpy()
+    np.testing.assert_allclose(before, expected, rtol=0, atol=1e-5)
+    assert np.abs(reference(path, encodings)[0] - expected).max() > 1e-3  # it is sparse by itself
 
 
 def test_code_that_comes_with_a_checkpoint_never_runs(copy: Path, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.collected import Values
 from inference.columns import INPUT_IDS, output_schema
+from inference.packing import PADDING_SHOWS
 from inference.sequences import Sequences
 from tests.conftest import RAGGED_TEXTS, VOCABULARY
+from tests.families import build_checkpoint
 from tests.inference.conftest import assert_same, edit_weights, max_tokens
 from tests.inference.tasks import examples
 
@@ -76,6 +78,21 @@ def test_pairs_are_scored_as_the_pipeline_scores_them(any_checkpoint: Path) -> N
 def test_a_regression_score_is_the_raw_logit(regression: Path) -> None:
     rows = Labeller(regression)(list(RAGGED_TEXTS))
     assert [row["score"] for row in rows] == [row["logits"][0] for row in rows]
+
+
+@pytest.mark.parametrize("family", sorted(PADDING_SHOWS))
+def test_where_padding_shows_nothing_is_padded(family: str, tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, family, "sequence-classification", max_length=32)
+    texts = [*filter(str.strip, RAGGED_TEXTS), *(f"good {word}" for word in "abcd")]  # Funnel fails without any word
+    label = Labeller(path)
+    rows = label(list(texts))
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    with torch.no_grad():
+        alone = [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].tolist() for text in texts]
+    assert_same([row["logits"] for row in rows], alone)
+    assert label.predictor.stats.num_micro_batches < len(texts)  # equal lengths go together
+    assert label.predictor.stats.num_slots == label.predictor.stats.num_tokens
 
 
 def test_one_row_at_a_time_says_the_same(any_checkpoint: Path) -> None:

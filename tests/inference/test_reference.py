@@ -106,6 +106,13 @@ def test_a_task_without_a_reference_is_refused_in_one_sentence(
         Reference(ModelConfig(name=str(single_label)), TaskConfig())
 
 
+@pytest.mark.parametrize("family", ["big_bird", "xlnet"])
+def test_families_with_ways_of_their_own_agree_in_any_order(family: str, tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, family, "sequence-classification")
+    texts = [" ".join(WORDS[start : start + size]) for start, size in ((0, 24), (9, 2), (0, 24), (30, 25))]
+    assert_agrees(Answered(path, TaskConfig(logits=True), pa.table({"text": texts})))
+
+
 @pytest.mark.parametrize("name", ["multi_label", "regression", "one_label", "roberta"])
 def test_every_kind_of_head_agrees(name: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(name)

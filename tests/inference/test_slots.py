@@ -9,6 +9,7 @@ import pytest
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.slots import Slots, count_slots
 from tests.conftest import RAGGED_TEXTS
+from tests.families import build_checkpoint
 
 TEXTS = [*RAGGED_TEXTS, None, *("good tool " * (i % 13) for i in range(60))]
 
@@ -36,6 +37,16 @@ def test_it_is_what_a_predictor_then_computes(
         assert found.num_distinct == len(texts)
     else:
         assert found.num_distinct < len(set(texts))  # lower case and upper case alike, and white space is none
+
+
+def test_a_family_in_which_padding_shows_is_not_padded(tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, "convbert", "sequence-classification")
+    model, task = ModelConfig(name=str(path), dtype="float32"), TaskConfig()
+    table, predictor = Tokenizer(model, task)(pa.table({"text": TEXTS})), Predictor(model, task)
+    predictor(table)
+    found, stats = count_slots(table, model, "cpu"), predictor.stats
+    assert (found.num_micro_batches, found.num_slots) == (stats.num_micro_batches, stats.num_slots)
+    assert found.num_slots == found.num_tokens
 
 
 def test_equal_texts_of_a_pair_are_equal_only_with_the_same_partner(single_label: Path) -> None:

@@ -14,6 +14,7 @@ from inference import ModelConfig, TaskConfig, Tokenizer, token_columns
 from inference.errors import ConfigError, InputError, ModelError
 from inference.tokenization import _tells_what_is_cut
 from tests.conftest import RAGGED_TEXTS, MakeCheckpoint
+from tests.families import build_checkpoint
 from tests.inference.conftest import edit_json, max_tokens, without_unknown
 
 TASK = TaskConfig()
@@ -55,6 +56,29 @@ def test_pairs_have_the_ids_and_types_of_transformers(single_label: Path) -> Non
         expected = tokenizer(one, other, truncation=True, max_length=32)
         assert row["_input_ids"] == [expected["input_ids"]]
         assert row["_type_ids"] == [expected["token_type_ids"]]
+
+
+@pytest.mark.parametrize("family", ["xlnet", "funnel"])
+@pytest.mark.parametrize("long_text", ["truncate", "window"])
+def test_a_single_text_keeps_the_types_that_are_not_0(family: str, long_text: str, tmp_path: Path) -> None:
+    path = build_checkpoint(tmp_path, family, "sequence-classification", max_length=12)
+    assert "_type_ids" not in tokenize(path, pa.table({"text": ["a"]}))[0]  # as transformers 5.23 has it by default
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    edit_json(path / "tokenizer_config.json", model_input_names=names)
+    texts = ["good", "a fast good tool", "the good film of the library " * 3]
+    rows = tokenize(path, pa.table({"text": texts}), TaskConfig(options={"long_text": long_text}))
+    for row, text in zip(rows, texts, strict=True):
+        is_cut = long_text == "window"
+        expected = reference(
+            path, [text], truncation=True, max_length=12, stride=3 if is_cut else 0, return_overflowing_tokens=is_cut
+        )
+        assert row["_input_ids"] == expected["input_ids"]
+        assert row["_type_ids"] == expected["token_type_ids"]
+        assert 2 in row["_type_ids"][0]
+
+
+def test_a_single_text_of_one_type_keeps_none(single_label: Path) -> None:
+    assert "_type_ids" not in tokenize(single_label, pa.table({"text": ["a"]}))[0]
 
 
 def test_a_model_without_token_types_gets_none_for_pairs(roberta: Path) -> None:

@@ -20,6 +20,8 @@ from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer, Bar
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.errors import ConfigError, ModelError
+from inference.model import Model
+from inference.sequences import Sequences
 from inference.tasks import load_task
 from inference.tasks.feature_extraction import Pooling, pool
 from tests.conftest import RAGGED_TEXTS
@@ -77,6 +79,19 @@ def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
+
+
+def test_of_vectors_that_are_cut_nothing_else_stays_in_memory(bert: Path) -> None:
+    for pooling, num_vectors in (("mean", 2), ("none", 7)):
+        config = ModelConfig(name=str(bert), dtype="float32")
+        checkpoint = open_checkpoint(config)
+        options = {"dimensions": 5, "pooling": pooling}
+        model = Model(config, checkpoint, load_task(TaskConfig(name="feature-extraction", options=options), checkpoint))
+        offsets, order = np.array([0, 4, 7]), np.arange(2)
+        sequences = Sequences(ids=np.arange(10, 17, dtype=np.int32), features={}, offsets=offsets, row_index=order)
+        values = model.forward(sequences, order).values["embedding"]
+        assert values.shape == (num_vectors, 5)
+        assert values.untyped_storage().nbytes() == num_vectors * 5 * 4
 
 
 def unit(vector: Matrix) -> Matrix:
