@@ -47,7 +47,7 @@ def of_labels(pairs: Sequence[tuple[Any, float]], scores: Mapping[Any, float]) -
 
     So a label that was swapped for another one shows, though the confidence beside it is right.
     """
-    return _largest(math.inf if label not in scores else abs(value - scores[label]) for label, value in pairs)
+    return largest(math.inf if label not in scores else abs(value - scores[label]) for label, value in pairs)
 
 
 def of_sets(pairs: Sequence[tuple[str, float]], scores: Mapping[str, float], thresholds: Mapping[str, float]) -> float:
@@ -58,7 +58,7 @@ def of_sets(pairs: Sequence[tuple[str, float]], scores: Mapping[str, float], thr
         for label, score in scores.items()
         if (label in named) != above(score, thresholds[label])
     ]
-    return _largest([of_labels(pairs, scores), *beyond])
+    return largest([of_labels(pairs, scores), *beyond])
 
 
 def above(score: float, threshold: float) -> bool:
@@ -89,7 +89,7 @@ def joined(*parts: Compared) -> Compared:
     )
 
 
-def _largest(values: Iterable[float]) -> float:
+def largest(values: Iterable[float]) -> float:
     """Unlike Python's, this maximum is NaN where one of them is; of none it is 0."""
     return float(np.max([0.0, *values]))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.distances import Compared, absolute, joined, relative
+from inference.distances import Compared, absolute, joined, largest, relative
 from inference.hook import Hook
 from inference.plain import Plain, Row, Window, finite
 
@@ -79,7 +79,7 @@ class QuestionAnswering:
                 Answer(item["answer"], item["confidence"], item["start"], item["end"]) for item in found["answers"]
             ]
             is_all = len(items) == min(self._options.top_k, len(answer["answers"]))
-            distance = max((_distance(item, answer["answers"]) for item in items), default=0.0)
+            distance = largest(_distance(item, answer["answers"]) for item in items)
             parts.append(Compared(is_same=None if is_all else False, differences={"answers": distance}))
         if "tokens" in found:
             ours_at = [(token["window"], token["start"], token["end"]) for token in found["tokens"]]
@@ -141,7 +141,7 @@ def _distance(answer: Answer, answers: list[Answer]) -> float:
 
 def _softmax(logits: list[float], is_scored: list[bool]) -> list[float]:
     masked = [value if scored else _MASKED for value, scored in zip(logits, is_scored, strict=True)]
-    largest = max(masked)
-    powers = [math.exp(value - largest) for value in masked]
+    highest = max(masked)
+    powers = [math.exp(value - highest) for value in masked]
     total = sum(powers)
     return [power / total for power in powers]

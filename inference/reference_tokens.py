@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from inference.distances import Compared, absolute, joined, of_labels, relative
+from inference.distances import Compared, absolute, joined, largest, of_labels, relative
 from inference.errors import InputError
 from inference.hook import Hook
 from inference.plain import Plain, Row, Window, finite
@@ -155,7 +155,7 @@ class FillMask:
         is_same = [(mask[0]["token_id"], mask[0]["token"]) for mask in masks] == [(i, decode([i])) for i in best]
         pairs = [[(item["token_id"], item["confidence"]) for item in mask] for mask in masks]
         distances = [of_labels(mask, dict(enumerate(row))) for mask, row in zip(pairs, scores.tolist(), strict=True)]
-        differences = {"predictions": max(distances)}
+        differences = {"predictions": largest(distances)}
         if "logit" in masks[0][0]:
             values = [[item["logit"] for item in mask] for mask in masks]
             named = [[row[token] for token, _ in mask] for mask, row in zip(pairs, logits.tolist(), strict=True)]
