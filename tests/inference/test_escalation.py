@@ -144,15 +144,15 @@ def test_a_row_is_astray_where_the_rule_gives_it_to_another_model(
         went_on_rightly = by == 0 or (has_text and is_below(before, bounds[by - 1]))
         stayed_rightly = by == 2 or not has_text or not is_below(confidence, bounds[by])
         expected.append(not (went_on_rightly and stayed_rightly))
-    confidences, by, has_origin, before, can_go_on = zip(*rows, strict=True) if rows else ((),) * 5
+    confidences, numbered, has_origins, befores, can_go_on = zip(*rows, strict=True) if rows else ((),) * 5
     origin = [
-        {"label": "a", "confidence": each} if there else None for there, each in zip(has_origin, before, strict=True)
+        {"label": "a", "confidence": each} if there else None for there, each in zip(has_origins, befores, strict=True)
     ]
     numbers, said = CASCADE_FIELDS
     table = pa.table(
         {
             "confidence": pa.array(confidences, pa.float32()),
-            numbers.name: pa.array(by, numbers.type),
+            numbers.name: pa.array(numbered, numbers.type),
             said.name: pa.array(origin, said.type),
         }
     )
