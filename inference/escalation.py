@@ -113,6 +113,25 @@ def with_origin(answers: pa.Table, number: int, before: pa.Table | None = None) 
     return answers.append_column(ANSWERED_BY, numbers).append_column(ESCALATED_FROM, said)
 
 
+def astray(answers: pa.Table, bounds: Sequence[float], can_go_on: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each row has the answer of another model than the rule gives it to, by what is written of both.
+
+    Args:
+        answers: rows with a confidence and `CASCADE_FIELDS`.
+        bounds: of each model but the last.
+        can_go_on: see `has_texts`.
+    """
+    by = pc.fill_null(answers.column(ANSWERED_BY), -1).to_numpy().astype(np.int64)
+    origin = answers.column(ESCALATED_FROM).combine_chunks()
+    before = pa.table({"confidence": pc.struct_field(origin, "confidence")})
+    wrong: NDArray[np.bool_] = (by < 0) | (by > len(bounds))
+    wrong |= origin.is_valid().to_numpy(zero_copy_only=False) != (by > 0)
+    for number, bound in enumerate(bounds):
+        wrong |= (by == number) & goes_on(answers, bound) & can_go_on  # it should have gone on
+        wrong |= (by == number + 1) & ~(goes_on(before, bound) & can_go_on)  # it should have stayed
+    return wrong
+
+
 def replaced(table: pa.Table, rows: NDArray[np.int64], by: pa.Table) -> pa.Table:
     """A table with row `rows[i]` replaced by row i of another one of the same columns."""
     order = np.arange(len(table))

@@ -128,6 +128,12 @@ class Reference:
             return Verdict(is_same=False, differences={}, found="no answer", expected="an answer", faults=tuple(faults))
         differences = {name: value for name, value in compared.differences.items() if math.isfinite(value)}
         is_comparable = len(differences) == len(compared.differences)
+        hooked = {field.name for field in self._task.hook.fields}  # a list of theirs may have any length
+        faults += [
+            f"{name} cannot be compared: a value is not finite, a label is unknown, or their number is another"
+            for name in compared.differences
+            if name not in differences and name not in hooked
+        ]
         return Verdict(
             is_same=compared.is_same if is_comparable else False,
             differences=differences,

@@ -141,7 +141,7 @@ def _distance(answer: Answer, answers: list[Answer]) -> float:
 
 def _softmax(logits: list[float], is_scored: list[bool]) -> list[float]:
     masked = [value if scored else _MASKED for value, scored in zip(logits, is_scored, strict=True)]
-    largest = max(masked)
-    powers = [math.exp(value - largest) for value in masked]
+    highest = max(masked)
+    powers = [math.exp(value - highest) for value in masked]
     total = sum(powers)
     return [power / total for power in powers]

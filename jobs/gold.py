@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from inference.calibration import NUM_BINS
 from inference.errors import ConfigError, OutputError
 from jobs.answers import LABELS, ROWS, AnswerColumns, find_columns
+from jobs.gold_labels import check_gold, gold_labels
 from jobs.label_report import CalibrationBin, Confusion, Gold, LabelMetrics
 from jobs.label_source import Source, read_part
 from jobs.parts import task_of
 
-CALIBRATION_BINS = 15
 _MAX_CONFUSED = 30
 _MAX_UNKNOWN = 10
 REST = "(other)"
@@ -32,10 +33,15 @@ def compare_with_gold(source: Source, column: str) -> Gold:
 
     Raises:
         ConfigError: the output has no such column, or neither it nor the task holds labels of rows.
+        InputError: the column has bytes that are no UTF-8.
         OutputError: a part cannot be read.
     """
     options = source.fingerprint.get("task.options") or {}
     found = _Found(abstain_label=options.get("abstain_label"))
+    is_closed = task_of(source.fingerprint) == "text-classification"
+    names = options.get("label_map") or {}
+    labels = source.fingerprint["model.labels"] if is_closed else []
+    known = [names.get(label, str(label)) for label in labels]
     is_sets = False
     for entries in source.entries.values():
         for entry in entries:
@@ -44,11 +50,8 @@ def compare_with_gold(source: Source, column: str) -> Gold:
                 msg = f"{source.output}: {entry.part} was replaced while it was read; run the report again"
                 raise OutputError(msg)
             is_sets = "labels" in table.column_names[1:]
-            table = table.rename_columns(["gold", *table.column_names[1:]])
+            table = table.set_column(0, "gold", gold_labels(table.column(0), known, has_sets=is_sets))
             (_add_sets if is_sets else _add_labels)(table, found)
-    is_closed = task_of(source.fingerprint) == "text-classification"
-    names = options.get("label_map") or {}
-    known = [names.get(label, str(label)) for label in source.fingerprint["model.labels"]] if is_closed else []
     return (_of_sets if is_sets else _of_labels)(found, column, known)
 
 
@@ -66,7 +69,7 @@ class _Found:
     """Rows by gold and predicted label; of sets, gold and predicted members that are the same under that pair."""
     support: Counter[str] = field(default_factory=Counter)
     predicted: Counter[str] = field(default_factory=Counter)
-    bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, CALIBRATION_BINS)))
+    bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, NUM_BINS)))
     """Of each bin of confidence: rows, right rows, and the sum of confidences."""
 
 
@@ -81,19 +84,12 @@ def _check(schema: pa.Schema, column: str, source: Source) -> AnswerColumns:
         kept = f"only {', '.join(names)}" if names else "and no other"
         msg = f"--gold: the output keeps no column {column!r} of its input, {kept}; add it to output.keep_columns"
         raise ConfigError(msg)
-    kind = schema.field(column).type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if is_list and columns.counted == ROWS:
-        msg = f"--gold: column {column!r} holds lists, and the output has one label a row; give a column of labels"
-        raise ConfigError(msg)
-    if pa.types.is_nested(kind) and not is_list:
-        msg = f"--gold: column {column!r} holds {kind}, which names no label; give a column of labels"
-        raise ConfigError(msg)
+    check_gold(column, schema.field(column).type, has_sets=columns.counted == LABELS)
     return columns
 
 
 def _add_labels(table: pa.Table, found: _Found) -> None:
-    gold, label = _texts(table.column("gold")), table.column("label").combine_chunks()
+    gold, label = table.column("gold").combine_chunks(), table.column("label").combine_chunks()
     if found.abstain_label is not None:
         label = pc.if_else(pc.equal(label, found.abstain_label), pa.scalar(None, label.type), label)
     has_gold, has_label = gold.is_valid(), label.is_valid()
@@ -106,14 +102,14 @@ def _add_labels(table: pa.Table, found: _Found) -> None:
         found.pairs[row["gold"], row["label"]] += row["count_all"]
     is_right = pc.equal(chosen.column("gold"), chosen.column("label")).to_numpy()
     confidences = chosen.column("confidence").to_numpy().astype(np.float64)
-    bins = np.clip((confidences * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
+    bins = np.clip((confidences * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
     for row, weights in enumerate((None, is_right, confidences)):
-        found.bins[row] += np.bincount(bins, weights, minlength=CALIBRATION_BINS)
+        found.bins[row] += np.bincount(bins, weights, minlength=NUM_BINS)
 
 
 def _add_sets(table: pa.Table, found: _Found) -> None:
     """Members of sets as (row, label) pairs: those in both are the right ones."""
-    gold, labels = _as_lists(table.column("gold")), table.column("labels").combine_chunks()
+    gold, labels = table.column("gold").combine_chunks(), table.column("labels").combine_chunks()
     has_gold, has_labels = gold.is_valid(), labels.is_valid()
     both = pc.and_(has_gold, has_labels)
     found.num_without_gold += len(table) - has_gold.true_count
@@ -131,29 +127,13 @@ def _add_sets(table: pa.Table, found: _Found) -> None:
 def _members(sets: pa.Array) -> pa.Table:
     """Each member once, with the number of its row; rows counted among these."""
     table = pa.table({"row": pc.list_parent_indices(sets).cast(pa.int64()), "label": sets.flatten()})
+    table = table.filter(table.column("label").is_valid())
     return table.group_by(["row", "label"]).aggregate([])
 
 
 def _count(members: pa.Table) -> dict[str, int]:
-    counts = pc.value_counts(members.column("label").drop_null())
+    counts = pc.value_counts(members.column("label"))
     return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
-
-
-def _texts(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    return array.cast(pa.string())
-
-
-def _as_lists(column: pa.ChunkedArray) -> pa.Array:
-    """A column of sets of texts; a single label is a set of one."""
-    array = column.combine_chunks()
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        return array.cast(pa.list_(pa.string()))
-    texts = _texts(column)
-    offsets = pa.array(np.arange(len(texts) + 1, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, texts, mask=texts.is_null())
 
 
 def _of_labels(found: _Found, column: str, known: list[str]) -> Gold:
@@ -170,13 +150,13 @@ def _of_labels(found: _Found, column: str, known: list[str]) -> Gold:
         confusion=_confusion(found, [label.label for label in labels if label.support]),
         calibration=[
             CalibrationBin(
-                lower=i / CALIBRATION_BINS,
-                upper=(i + 1) / CALIBRATION_BINS,
+                lower=i / NUM_BINS,
+                upper=(i + 1) / NUM_BINS,
                 count=int(counts[i]),
                 mean_confidence=_ratio(sums[i], counts[i]),
                 accuracy=_ratio(right[i], counts[i]),
             )
-            for i in range(CALIBRATION_BINS)
+            for i in range(NUM_BINS)
         ],
         expected_calibration_error=_ratio(sum(errors), found.num_rows),
         **_shared(found, column, known, labels),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inference.errors import InputError
 from inference.labelling import MULTI_LABEL
+from jobs.gold_labels import check_gold, gold_labels
 from jobs.kept_logits import LOGITS, KeptLogits, matrix
 from jobs.reader import read_shards
 
@@ -35,11 +36,13 @@ def read_gold(output: str, column: str, kept: KeptLogits) -> GoldRows:
 
     Args:
         output: the `output.path` of a job.
-        column: holds label names, or ids in the order of the logits; lists of them where labels are independent.
+        column: holds label names, or ids in the order of the logits; lists of them where labels are independent. See
+            `jobs/gold_labels.py`.
         kept: what the output says of itself.
 
     Raises:
-        InputError: there is no such column, it is of another type, or it has labels that the checkpoint has not.
+        InputError: there is no such column, or it has labels that the checkpoint has not.
+        ConfigError: it is of another type.
         OutputError: the output cannot be read.
     """
     _check(column, kept)
@@ -50,7 +53,8 @@ def read_gold(output: str, column: str, kept: KeptLogits) -> GoldRows:
         usable = table.filter(has_both)
         num_left_out += len(table) - len(usable)
         logits.append(matrix(usable.column(LOGITS), len(labels)))
-        is_right.append(_matrix_of(usable.column(column).combine_chunks(), labels, unknown))
+        gold = gold_labels(usable.column(column), labels, has_sets=kept.problem_type == MULTI_LABEL)
+        is_right.append(_matrix_of(gold, labels, unknown))
     if unknown:
         named = ", ".join(f"{name} ({count:,} rows)" for name, count in unknown.most_common(_NUM_NAMES))
         more = f" and {len(unknown) - _NUM_NAMES} others" if len(unknown) > _NUM_NAMES else ""
@@ -66,37 +70,18 @@ def _check(column: str, kept: KeptLogits) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
         msg = f"--gold: the output has no column {column!r}; {hint}"
         raise InputError(msg)
-    kind = kept.schema.field(column).type
-    is_multi_label = kept.problem_type == MULTI_LABEL
-    values = kind.value_type if _is_list(kind) else kind
-    if _is_list(kind) != is_multi_label or not (_is_text(values) or pa.types.is_integer(values)):
-        expected = "lists of label names" if is_multi_label else "label names"
-        msg = f"--gold: column {column!r} holds {kind}, expected {expected}, or ids in the order of the logits"
-        raise InputError(msg)
+    check_gold(column, kept.schema.field(column).type, has_sets=kept.problem_type == MULTI_LABEL)
 
 
 def _matrix_of(column: pa.Array, labels: Sequence[str], unknown: Counter[str]) -> NDArray[np.bool_]:
     """Which labels are right, of shape (rows, labels); counts those that are not known."""
     rows, values = np.arange(len(column)), column
-    if _is_list(column.type):
-        rows, values = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    known = pa.array(range(len(labels)) if pa.types.is_integer(values.type) else labels, values.type)
-    ids = pc.index_in(values, value_set=known)
-    for value in values.filter(ids.is_null()).to_pylist():
+    if pa.types.is_list(column.type):
+        rows, values = pc.list_parent_indices(column).to_numpy(), column.flatten()
+    ids = pc.index_in(values, value_set=pa.array(labels, pa.string()))
+    for value in values.filter(ids.is_null()).drop_null().to_pylist():
         unknown[repr(value)] += 1
     is_right = np.zeros((len(column), len(labels)), np.bool_)
     is_known = ids.is_valid().to_numpy(zero_copy_only=False)
     is_right[rows[is_known], ids.drop_null().to_numpy()] = True
     return is_right
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string))

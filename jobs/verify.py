@@ -30,14 +30,12 @@ from jobs.verify_values import TOLERANCES, Tolerance, ValueReport, Values
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_SAMPLE = 200
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """How much is looked at, and what still counts as the same."""
 
-    sample: int = DEFAULT_SAMPLE
+    sample: int
     """Rows to recompute."""
     seed: int = 0
     """Of the choice of rows and parts."""
@@ -170,6 +168,7 @@ def _contract(plan: Plan) -> Contract:
         predicted=tuple(name for name in predicted if name not in hooked),
         optional=task.optional_fields,
         texts=plan.fingerprint["input.columns"],
+        bounds=tuple(model.escalate_below for model in plan.models if model.escalate_below is not None),
     )
 
 

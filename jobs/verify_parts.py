@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inference.columns import ERROR, NUM_TOKENS, TRUNCATED
+from inference.columns import ANSWERED_BY, ERROR, NUM_TOKENS, TRUNCATED
 from inference.errors import InputError
+from inference.escalation import astray, has_texts
 from jobs import storage
 from jobs.parts import PartIdentity, PartRecord, is_torn, parse_part
 from jobs.reading import read_split
@@ -29,7 +30,7 @@ class Problem:
     """One thing that is not as it should be."""
 
     kind: str
-    """missing, torn, foreign, extra, schema, rows, order, counts, answers, input, index or unfinished."""
+    """missing, torn, foreign, extra, schema, rows, order, counts, answers, escalation, input, index or unfinished."""
     message: str
     where: str
     """A file below the output directory, or a shard."""
@@ -51,6 +52,8 @@ class Contract:
     """Those that may be null in other rows too."""
     texts: dict[str, str]
     """What the task reads: its name for a column -> the input's."""
+    bounds: tuple[float, ...] = ()
+    """Of several models: the confidence below which a row goes on, of each but the last."""
 
     @property
     def added(self) -> list[str]:
@@ -114,6 +117,9 @@ def check_part(output: Location, split: Split, contract: Contract, chosen: Seque
     found += [("counts", message) for message in tally.wrong_counts(identity.record)]
     if tally.num_odd:
         found.append(("answers", f"{tally.num_odd:,} rows have neither an answer nor an error, or both"))
+    if tally.num_astray:
+        message = "rows have another model's answer than escalate_below gives them, or not what the one before it said"
+        found.append(("escalation", f"{tally.num_astray:,} {message}"))
     return PartCheck(
         problems=[Problem(kind, message, split.part) for kind, message in found],
         num_rows=tally.num_rows,
@@ -142,7 +148,8 @@ def _open(output: Location, split: Split, contract: Contract) -> tuple[PartIdent
 def _count(file: pq.ParquetFile, split: Split, contract: Contract, chosen: Sequence[int]) -> "_Tally | Problem":
     """The rows of a part, counted and compared with those of its split."""
     try:
-        source = read_split(split, contract.read_schema) if contract.kept or chosen else None
+        is_needed = contract.kept or chosen or contract.bounds
+        source = read_split(split, contract.read_schema) if is_needed else None
     except InputError as error:
         return Problem("input", f"its split {error}", split.part)
     tally = _Tally(contract, source, chosen)
@@ -177,7 +184,8 @@ class _Tally:
 
     def __init__(self, contract: Contract, source: pa.Table | None, chosen: Sequence[int]) -> None:
         self._contract, self._source, self._chosen = contract, source, chosen
-        self.num_rows = self.num_odd = 0
+        self.num_rows = self.num_odd = self.num_astray = 0
+        self._num_escalated = [0] * len(contract.bounds)
         self._sums = {"num_failed": 0, "num_truncated": 0, "num_tokens": 0}
         self._errors: Counter[str] = Counter()
         self.differing: dict[str, tuple[int, int, str, str]] = {}
@@ -197,9 +205,14 @@ class _Tally:
             wrong = pc.and_ if name in self._contract.optional else pc.equal
             is_odd = pc.or_(is_odd, wrong(is_failed, is_valid))
         self.num_odd += pc.sum(is_odd).as_py() or 0
+        for i in range(len(self._num_escalated)):
+            self._num_escalated[i] += pc.sum(pc.greater(rows.column(ANSWERED_BY), i)).as_py() or 0
         if self._source is None:
             return
         source = self._source.slice(start, len(rows))
+        if self._contract.bounds and len(source) == len(rows):
+            texts = source.select(list(dict.fromkeys(self._contract.texts.values())))
+            self.num_astray += int(astray(rows, self._contract.bounds, has_texts(texts)).sum())
         for name in self._contract.kept:
             self._compare(name, rows.column(name), source.column(name), start)
         for row in self._chosen:
@@ -221,6 +234,8 @@ class _Tally:
             for name, value in self._sums.items()
             if getattr(record, name) != value
         ]
+        if record.num_escalated != self._num_escalated:
+            wrong.append(f"its footer says num_escalated {record.num_escalated}, its rows {self._num_escalated}")
         for message, count in record.errors.items():  # which are shortened
             counts = [number for error, number in self._errors.items() if error.startswith(message)]
             if count not in counts:

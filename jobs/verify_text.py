@@ -64,7 +64,8 @@ def _values(values: ValueReport, found: Verification) -> list[str]:
         f"values     {values.num_compared:,} rows recomputed in float32, the output is {found.dtype}; seed {found.seed}"
     ]
     if left:
-        lines.append(f"           not recomputed: {left:,} rows of parts whose rows are not in their place")
+        or_where = ", or whose answered_by is no model" if any(p.kind == "escalation" for p in found.problems) else ""
+        lines.append(f"           not recomputed: {left:,} rows of parts whose rows are not in their place{or_where}")
     if values.agreement is None:
         return lines
     limits = values.tolerance

@@ -58,7 +58,7 @@ class ValueReport:
 
     num_sampled: int
     num_compared: int
-    """The others are of parts whose rows are not in their place."""
+    """The others are of parts whose rows are not in their place, or say that a model answered that there is not."""
     num_same: int
     num_faulty: int
     """Rows with a wrong count, or an answer where there can be none."""
@@ -106,7 +106,10 @@ class Values:
         """Recompute rows of one split, which starts in that row of its shard."""
         for item in sampled:
             # Of several models one has answered, as it would have alone.
-            verdict = self._references[item.found.get(ANSWERED_BY) or 0].check(item.texts, item.found)
+            number = item.found.get(ANSWERED_BY, 0)
+            if number is None or not 0 <= number < len(self._references):
+                continue  # which is a problem of its part already
+            verdict = self._references[number].check(item.texts, item.found)
             self._add(verdict, shard, first_row + item.row, " / ".join(map(_as_text, item.texts.values())))
 
     def _add(self, verdict: "Verdict", shard: str, row: int, text: str) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.checkpoint import open_checkpoint
+from inference.columns import CASCADE_FIELDS
 from inference.config import ModelConfig, TaskConfig
 from inference.errors import ConfigError, ModelError
-from inference.escalation import check_models, goes_on, has_texts, replaced, with_origin
+from inference.escalation import astray, check_models, goes_on, has_texts, replaced, with_origin
 from inference.tasks import load_task
 from tests.conftest import MakeCheckpoint
 
@@ -117,3 +118,42 @@ def test_rows_are_replaced_in_their_place(
 def test_a_row_that_lacks_one_of_two_texts_has_not_all_that_is_read() -> None:
     texts = pa.table({"text": ["a", None, "c", ""], "text_pair": pa.chunked_array([["x"], ["y", None, ""]])})
     assert has_texts(texts).tolist() == [True, False, False, True]
+
+
+SAID = st.one_of(st.none(), st.sampled_from([0.1, 0.5, 0.6, 0.9]))
+
+
+@given(
+    rows=st.lists(
+        st.tuples(SAID, st.one_of(st.none(), st.integers(-1, 4)), st.booleans(), SAID, st.booleans()), max_size=30
+    )
+)
+def test_a_row_is_astray_where_the_rule_gives_it_to_another_model(
+    rows: list[tuple[float | None, int | None, bool, float | None, bool]],
+) -> None:
+    bounds = (0.55, 0.85)
+
+    def is_below(confidence: float | None, bound: float) -> bool:
+        return confidence is None or confidence < bound
+
+    expected = []
+    for confidence, by, has_origin, before, has_text in rows:
+        if by is None or not 0 <= by <= 2 or has_origin != (by > 0):
+            expected.append(True)
+            continue
+        went_on_rightly = by == 0 or (has_text and is_below(before, bounds[by - 1]))
+        stayed_rightly = by == 2 or not has_text or not is_below(confidence, bounds[by])
+        expected.append(not (went_on_rightly and stayed_rightly))
+    confidences, numbered, has_origins, befores, can_go_on = zip(*rows, strict=True) if rows else ((),) * 5
+    origin = [
+        {"label": "a", "confidence": each} if there else None for there, each in zip(has_origins, befores, strict=True)
+    ]
+    numbers, said = CASCADE_FIELDS
+    table = pa.table(
+        {
+            "confidence": pa.array(confidences, pa.float32()),
+            numbers.name: pa.array(numbered, numbers.type),
+            said.name: pa.array(origin, said.type),
+        }
+    )
+    assert astray(table, bounds, np.array(can_go_on, dtype=np.bool_)).tolist() == expected

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer, available_tasks, reference
 from inference.checkpoint import open_checkpoint
@@ -217,6 +217,31 @@ def test_columns_that_no_run_would_write_are_a_fault(labelled: Answered) -> None
     assert fault.startswith("its columns are no answer of text-classification")
 
 
+@pytest.mark.parametrize(
+    "changed", [{"confidence": math.nan}, {"confidence": math.inf}, {"label": "no such label"}], ids=str
+)
+def test_what_cannot_be_compared_is_a_fault(changed: dict[str, Any], labelled: Answered) -> None:
+    verdict = labelled.check(0, **changed)
+    (fault,) = verdict.faults
+    assert fault.startswith("confidence cannot be compared: ")
+    assert (verdict.is_same, verdict.differences) == (False, {})
+
+
+def test_what_is_not_a_number_is_seen_behind_others_too(tmp_path: Path) -> None:
+    path = examples.checkpoint(tmp_path / "qa", "question-answering", "bert")
+    config = TaskConfig(name="question-answering", options={"top_k": 2})
+    answered = Answered(path, config, examples.table("question-answering", path))
+    i, (first, second) = next((i, row["answers"]) for i, row in enumerate(answered.found) if row["answers"])
+    (fault,) = answered.check(i, answers=[first, second | {"confidence": math.nan}]).faults
+    assert fault.startswith("answers cannot be compared: ")
+    path = examples.checkpoint(tmp_path / "mask", "fill-mask", "bert")
+    mask = AutoTokenizer.from_pretrained(path).mask_token
+    answered = Answered(path, TaskConfig(name="fill-mask"), pa.table({"text": [f"{mask} film {mask}"]}))
+    one, (best, *others) = answered.found[0]["predictions"]
+    (fault,) = answered.check(0, predictions=[one, [best | {"confidence": math.nan}, *others]]).faults
+    assert fault.startswith("predictions cannot be compared: ")
+
+
 HOOKS = """
 import numpy as np
 import pyarrow as pa
@@ -231,6 +256,12 @@ class Calibrated:
 
 def doubled(logits):
     return 2 * logits
+
+class Above:
+    fields = [pa.field("above", pa.list_(pa.float32()))]
+
+    def __call__(self, logits):
+        return logits, [pa.array([row[row > 0].tolist() for row in logits], pa.list_(pa.float32()))]
 """
 
 
@@ -244,6 +275,11 @@ def test_the_users_function_is_part_of_the_reference(
     assert_agrees(answered)
     assert answered.check(0, is_sure=not answered.found[0]["is_sure"]).is_same is False
     assert answered.check(0, margin=answered.found[0]["margin"] + 100).differences["margin"] > 1
+    # How many values a function gives a row may hang on a rounding.
+    hook = {"postprocess": "verified_hooks:Above"}
+    answered = Answered(single_label, TaskConfig(options=hook), pa.table({"text": RAGGED_TEXTS}))
+    verdict = answered.check(0, above=[1.0] * 9)
+    assert (verdict.is_same, verdict.faults) == (False, ())
     for task in ("token-classification", "question-answering"):
         path = examples.checkpoint(tmp_path / task, task, "bert")
         config = TaskConfig(name=task, logits=True, options={"postprocess": "verified_hooks:doubled"})

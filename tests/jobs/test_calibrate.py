@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from typer.testing import Result
 
 from inference.calibration import best_threshold
 from jobs.cli import app
+from jobs.gold_labels import gold_labels
+from jobs.gold_rows import _matrix_of
 from jobs.status import read_status
 from tests.jobs.conftest import read_parts
 from tests.jobs.world import RUNNER, World, refusal
@@ -202,9 +205,8 @@ def test_what_does_not_fit_the_head_is_refused(label_sets: Path) -> None:
     assert "--accuracy: only checkpoints that choose one of several" in refusal(
         calibrate(label_sets, "--gold", "gold", "--accuracy", "0.9")
     )
-    assert "column 'text' holds string, expected lists of label names" in refusal(
-        calibrate(label_sets, "--gold", "text")
-    )
+    assert "column 'text' has labels that the checkpoint has not" in refusal(calibrate(label_sets, "--gold", "text"))
+    assert "column 'confidences' holds list<" in refusal(calibrate(label_sets, "--gold", "confidences"))
 
 
 @pytest.mark.parametrize(("kind", "offset"), [(pa.int64(), 0), (pa.int8(), 0), (pa.int64(), 1)])
@@ -219,13 +221,47 @@ def test_ids_are_gold_in_the_order_of_the_logits(
     world.write_shard("good.parquet", texts, gold=pq.read_table(tmp_path / "in/good.parquet")["gold"], named=names)
     assert world.run().exit_code == 0
     if offset:
-        assert "has labels that the checkpoint has not: 3 (20 rows); it has negative, neutral, positive" in refusal(
+        assert "has labels that the checkpoint has not: '3' (20 rows); it has negative, neutral, positive" in refusal(
             calibrate(world.out, "--gold", "gold")
         )
     else:
         by_id, by_name = (calibrated(world.out, "--gold", column) for column in ("gold", "named"))
         assert by_id | {"gold": ""} == by_name | {"gold": ""}
         assert by_id["num_fitted"] == 30
+        # The report takes the same rows for right.
+        reports = [
+            json.loads(RUNNER.invoke(app, ["report", str(world.out), "--gold", column, "--json"]).stdout)["gold"]
+            for column in ("gold", "named")
+        ]
+        right = [row["label"] == row["named"] for row in world.rows("good.parquet")]
+        assert [gold["accuracy"] for gold in reports] == [np.mean(right)] * 2
+
+
+def test_what_gold_says_of_many_labels_of_numerals_and_of_nothing_in_a_set() -> None:
+    names = [f"l{i}" for i in range(200)]
+    for labels, numbers, has_sets, right in (
+        (names, pa.array([0, 127], pa.int8()), False, [(0, 0), (1, 127)]),
+        (["1", "2", "3"], pa.array([1, 3], pa.int64()), False, [(0, 0), (1, 2)]),
+        (names, pa.array([[5, None], [], [7, 5]], pa.list_(pa.int32())), True, [(0, 5), (2, 5), (2, 7)]),
+        (names, pa.array(["l3", "l1"]), True, [(0, 3), (1, 1)]),
+    ):
+        unknown = Counter[str]()
+        gold = gold_labels(pa.chunked_array([numbers]), labels, has_sets=has_sets)
+        found = np.argwhere(_matrix_of(gold, labels, unknown))
+        assert ([tuple(pair) for pair in found.tolist()], unknown) == (right, Counter())
+
+
+def test_gold_whose_bytes_are_no_text_is_status_2(single_label: Path, tmp_path: Path) -> None:
+    world = World(tmp_path, single_label)
+    world.job["output"]["logits"] = True
+    offsets = pa.array([0, 1, 3], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xffb")])
+    world.write_shard("good.parquet", ["a film", "the film"], gold=broken)
+    assert world.run().exit_code == 0
+    for command in ("calibrate", "report"):
+        result = RUNNER.invoke(app, [command, str(world.out), "--gold", "gold"])
+        assert "--gold: the column has bytes that are no UTF-8, which name no label" in refusal(result)
+        assert result.exit_code == 2
 
 
 def test_a_handful_of_gold_rows_is_refused(single_label: Path, tmp_path: Path) -> None:

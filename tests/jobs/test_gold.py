@@ -1,5 +1,6 @@
 """Metrics against a gold column: by hand and by slow formulas."""
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from inference.errors import ConfigError
+from inference.errors import ConfigError, InputError
 from jobs.gold import compare_with_gold
 from jobs.label_report import Gold
 from jobs.label_report_text import digest
@@ -204,18 +205,62 @@ def test_a_single_gold_label_of_a_set_is_a_set_of_one(tmp_path: Path) -> None:
     assert found.micro_f1 == pytest.approx(0.8)
 
 
-def test_gold_labels_of_other_types_are_compared_as_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["a", "b", "c"], ["a", "b", "9"]),  # ids in the order of the labels, and one that is none
+        (["1", "2", "3"], ["0", "1", "9"]),  # labels are numerals: numbers are these
+    ],
+)
+def test_whole_numbers_are_ids_unless_labels_are_numerals(labels: list[str], names: list[str], tmp_path: Path) -> None:
+    numbers = [0, 1, 9, None]
     table = complete(
         {
-            "number": pa.array([0, 1, None], pa.int64()),
-            "category": pa.array(["0", "0", "1"]).dictionary_encode(),
-            "label": pa.array(["0", "0", "0"]),
-            "confidence": pa.array([0.5] * 3, pa.float32()),
+            "number": pa.array(numbers, pa.int8()),
+            "text": pa.array([*names, None], pa.large_string()),
+            "category": pa.array([*names, None]).dictionary_encode(),
+            "label": pa.array([names[0], names[0], labels[0], labels[0]]),
+            "confidence": pa.array([0.5] * 4, pa.float32()),
         }
     )
-    output = write_output(tmp_path / "out", {"x.parquet": [table]})
-    assert gold_of(output, "number").accuracy == 1 / 2
-    assert gold_of(output, "category").accuracy == 2 / 3
+    output = write_output(tmp_path / "out", {"x.parquet": [table]}, fingerprint={"model.labels": labels})
+    found = [gold_of(output, column) for column in ("number", "text", "category")]
+    assert [replace(gold, column="") for gold in found] == [replace(found[0], column="")] * 3
+    assert (found[0].accuracy, found[0].num_without_gold) == (1 / 3, 1)
+    assert "9" in found[0].unknown_labels
+
+
+def test_numbers_of_candidates_that_are_not_known_are_names(tmp_path: Path) -> None:
+    table = complete({"right": [0, 1], "label": ["0", "x"], "confidence": pa.array([0.5] * 2, pa.float32())})
+    output = write_output(tmp_path / "out", {"x.parquet": [table]}, task="zero-shot-classification")
+    assert gold_of(output).accuracy == 1 / 2
+
+
+def test_sets_of_ids_are_sets_and_a_null_in_one_is_no_member(tmp_path: Path) -> None:
+    names = [["a", "b"], ["a", None], [None], None, ["c", "a"]]
+    ids = [[0, 1], [0, None], [None], None, [2, 0]]
+    table = complete(
+        {
+            "names": pa.array(names, pa.list_(pa.string())),
+            "ids": pa.array(ids, pa.large_list(pa.int8())),
+            "pairs": pa.array([["a", "b"], ["a", None], [None, None], None, ["c", "a"]], pa.list_(pa.string(), 2)),
+            "labels": pa.array([["b", "a"], ["a"], [], ["a"], ["c"]], pa.list_(pa.string())),
+            "confidences": pa.array([[0.9, 0.8], [0.9], [], [0.9], [0.9]], pa.list_(pa.float32())),
+        }
+    )
+    output = write_output(tmp_path / "out", {"x.parquet": [table.slice(0, 1), table.slice(1)]})
+    for column in ("names", "ids", "pairs"):
+        found = gold_of(output, column)
+        assert (found.num_rows, found.num_without_gold, found.accuracy) == (4, 1, 3 / 4)
+        assert {each.label: each.support for each in found.labels} == {"a": 3, "b": 1, "c": 1}
+
+
+def test_gold_whose_bytes_are_no_text_is_refused(tmp_path: Path) -> None:
+    offsets = pa.array([0, 1, 3], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xffb")])
+    table = complete({"right": broken, "label": ["a", "b"], "confidence": pa.array([0.9, 0.8], pa.float32())})
+    with pytest.raises(InputError, match=r"^--gold: the column has bytes that are no UTF-8"):
+        gold_of(write_output(tmp_path / "out", {"x.parquet": [table]}))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +280,7 @@ def test_a_task_without_labels_and_lists_for_single_labels_are_refused(tmp_path:
     with pytest.raises(ConfigError, match="text-ranking gives rows no labels"):
         gold_of(write_output(tmp_path / "scores", {"x.parquet": [scores]}, task="text-ranking"))
     lists = {"right": [["a"]], "label": ["a"], "confidence": pa.array([0.5], pa.float32())}
-    with pytest.raises(ConfigError, match="holds lists"):
+    with pytest.raises(ConfigError, match=r"column 'right' holds list<.*>, expected label names"):
         gold_of(write_output(tmp_path / "lists", {"x.parquet": [complete(lists)]}))
 
 
@@ -244,11 +289,15 @@ def test_a_task_without_labels_and_lists_for_single_labels_are_refused(tmp_path:
     [
         pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)),
         pa.array([{"x": "a"}, {"x": "b"}]),
+        pa.array([b"a", b"b"]),
+        pa.array([0.0, 1.0]),
         pa.array([["a"], ["b"]], pa.list_view(pa.string())),
     ],
 )
 def test_gold_of_a_type_that_names_no_label_is_refused(tmp_path: Path, gold: pa.Array) -> None:
     table = complete({"right": gold, "label": ["a", "b"], "confidence": pa.array([0.9, 0.8], pa.float32())})
     output = write_output(tmp_path / "out", {"x.parquet": [table]})
-    with pytest.raises(ConfigError, match=r"--gold: column 'right' holds .*; give a column of labels"):
+    with pytest.raises(
+        ConfigError, match=r"--gold: column 'right' holds .*, expected label names, or ids in the order"
+    ):
         gold_of(output)
