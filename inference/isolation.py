@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from inference.errors import DeviceError, InputError, ShardlabelError
@@ -50,16 +51,9 @@ def loses_device() -> Iterator[None]:
     """
     try:
         yield
-    except _accelerator_error() as error:
+    except torch.AcceleratorError as error:
         msg = f"the accelerator of this process can no longer be used ({str(error).partition(chr(10))[0]})"
         raise DeviceError(msg) from error
-
-
-def _accelerator_error() -> type[Exception]:
-    """Looked up when something has raised: a process that only tokenizes needs no torch before."""
-    import torch
-
-    return torch.AcceleratorError
 
 
 def _attempt(work: Work, indices: NDArray[np.int64]) -> tuple[str | None, bool]:
@@ -77,8 +71,6 @@ def _attempt(work: Work, indices: NDArray[np.int64]) -> tuple[str | None, bool]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
     # The host's allocator has no exception of its own (torch 2.13, c10/core/impl/alloc_cpu.cpp).
     on_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return on_host or isinstance(error, (torch.OutOfMemoryError, MemoryError))
