@@ -20,6 +20,7 @@ from inference.tasks import load_task, read_options, task_class
 from inference.tasks.base import Task
 from inference.weights import Weights, read_weights
 from jobs.config import JobConfig
+from jobs.wording import short
 
 NUM_TRIED = 32
 """Rows that `--forward` labels."""
@@ -142,5 +143,5 @@ def _judge(labelled: pa.Table, column: str, notes: Notes) -> None:
         message = f"all {len(labelled)} rows have the same {column}: {next(iter(answers))}"
         notes.warn("forward", message, "see whether the head was trained and the column is the right one")
     else:
-        commonest = ", ".join(f"{answer[:_NUM_SHOWN]} ({count})" for answer, count in answers.most_common(3))
+        commonest = ", ".join(f"{short(answer, _NUM_SHOWN)} ({count})" for answer, count in answers.most_common(3))
         notes.ok("forward", f"{len(labelled)} rows labelled, {len(answers)} different {column}: {commonest} …")

@@ -13,6 +13,7 @@ from jobs.label_report import Example
 from jobs.label_source import Source, read_part
 from jobs.parts import task_of
 from jobs.stores import read_each
+from jobs.wording import cut
 
 _MAX_CHARACTERS = 2000
 
@@ -84,4 +85,4 @@ def _text(value: pa.Scalar) -> str | None:
     except (ValueError, OverflowError):
         is_text = isinstance(value, pa.BinaryScalar)
         text = value.as_buffer().to_pybytes().decode(errors="replace") if is_text else f"({value.type})"
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
+    return cut(text, _MAX_CHARACTERS)

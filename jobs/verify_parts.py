@@ -20,6 +20,7 @@ from jobs.parts import PartIdentity, PartRecord, is_torn, parse_part
 from jobs.reading import read_split
 from jobs.shards import UNREADABLE, Split
 from jobs.storage import Location
+from jobs.wording import cut
 
 _BATCH_ROWS = 4096
 _MAX_SHOWN = 60
@@ -251,7 +252,7 @@ class _Tally:
         pairs = [(_shown(one), _shown(other)) for one, other in zip(column, source, strict=True)]
         rows = [i for i, (one, other) in enumerate(pairs) if one != other]
         if rows:
-            one, other = map(_shortened, pairs[rows[0]])
+            one, other = (cut(value, _MAX_SHOWN) for value in pairs[rows[0]])
             row, before, one, other = self.differing.get(name, (start + rows[0], 0, one, other))
             self.differing[name] = (row, before + len(rows), one, other)
 
@@ -269,7 +270,3 @@ def _shown(value: pa.Scalar) -> str:
         return repr(value.as_py())
     except UnicodeDecodeError:
         return repr(value.cast(pa.binary()).as_py()) if not pa.types.is_nested(value.type) else str(value)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

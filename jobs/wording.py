@@ -27,5 +27,9 @@ def few(names: Sequence[str]) -> str:
 
 def short(text: str, width: int = _WIDTH) -> str:
     """A text on one line of at most `width` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return cut(" ".join(text.split()), width)
+
+
+def cut(text: str, width: int) -> str:
+    """A text as it is, of at most `width` characters."""
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,12 +1,14 @@
 """Validation errors as sentences."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from inference.config import Frozen
 from inference.explain import explain_validation_error
+
+Heat = Annotated[float, Field(gt=0)]
 
 
 class Oven(Frozen):
@@ -16,6 +18,16 @@ class Oven(Frozen):
     fan: bool = False
 
 
+class Trays(Frozen):
+    """Options with a rule of their own, which pydantic's name of them says."""
+
+    fewest: int = 1
+
+    @model_validator(mode="after")
+    def _some(self) -> "Trays":
+        return self
+
+
 class Kitchen(Frozen):
     """Options."""
 
@@ -23,6 +35,9 @@ class Kitchen(Frozen):
     oven: Oven = Field(default_factory=Oven)
     spare: Oven | None = None
     shelves: int = 1
+    heat: Heat | dict[str, Heat] | None = None
+    plates: PositiveInt | Oven | Literal["auto"] = "auto"
+    trays: PositiveInt | Trays = 1
 
     @field_validator("shelves")
     @classmethod
@@ -44,7 +59,28 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one() -> None:
 
 
 def test_an_unknown_key_like_no_other_is_answered_with_all_of_them() -> None:
-    assert explain({"name": "a", "zzz": 1}) == "zzz: unknown key; expected one of name, oven, spare, shelves"
+    known = "name, oven, spare, shelves, heat, plates, trays"
+    assert explain({"name": "a", "zzz": 1}) == f"zzz: unknown key; expected one of {known}"
+
+
+def test_a_value_of_several_types_has_one_sentence_that_names_no_class_of_pydantic() -> None:
+    assert explain({"name": "a", "heat": "hot"}) == (
+        "heat: Input should be a valid number, unable to parse string as a number or "
+        "Input should be a valid dictionary, but got 'hot'"
+    )
+    sentence = explain({"name": "a", "plates": "many"})
+    assert sentence.startswith("plates: Input should be a valid integer, unable to parse string as an integer or ")
+    assert sentence.endswith(" or Input should be 'auto', but got 'many'")
+    assert sentence.count("plates") == 1
+    for name in ("constrained", "dict[", "literal[", "Oven."):
+        assert name not in sentence
+
+
+def test_a_label_may_be_called_like_a_type_and_a_key_of_one_of_several_types_is_answered() -> None:
+    sentence = explain({"name": "a", "heat": {"float": "hot"}})
+    assert "heat.float: Input should be a valid number, unable to parse string as a number, but got 'hot'" in sentence
+    for key, typo, known in (("plates", "temprature", "temperature"), ("trays", "fewst", "fewest")):
+        assert f"{key}.{typo}: unknown key; did you mean '{known}'?" in explain({"name": "a", key: {typo: 3}})
 
 
 @pytest.mark.parametrize("key", ["oven", "spare"])

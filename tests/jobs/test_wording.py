@@ -35,3 +35,8 @@ def test_a_long_text_is_cut_and_stands_on_one_line() -> None:
     assert wording.short("a\n b\tc") == "a b c"
     assert wording.short("x" * 10, 10) == "x" * 10
     assert wording.short("x" * 11, 10) == "x" * 9 + "…"
+
+
+def test_a_text_that_is_cut_stays_as_it_is_otherwise() -> None:
+    assert wording.cut("a\n b", 9) == "a\n b"
+    assert wording.cut("a\n bcd", 4) == "a\n …"
