@@ -1,10 +1,10 @@
 """One bad row must not take its neighbours along: what raises is halved until the row that does it stands alone."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from inference.errors import DeviceError, InputError, ShardlabelError
@@ -51,7 +51,7 @@ def loses_device() -> Iterator[None]:
     """
     try:
         yield
-    except torch.AcceleratorError as error:
+    except _torch_errors("AcceleratorError") as error:
         msg = f"the accelerator of this process can no longer be used ({str(error).partition(chr(10))[0]})"
         raise DeviceError(msg) from error
 
@@ -73,4 +73,10 @@ def _attempt(work: Work, indices: NDArray[np.int64]) -> tuple[str | None, bool]:
 def _is_out_of_memory(error: Exception) -> bool:
     # The host's allocator has no exception of its own (torch 2.13, c10/core/impl/alloc_cpu.cpp).
     on_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_host or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return on_host or isinstance(error, (*_torch_errors("OutOfMemoryError"), MemoryError))
+
+
+def _torch_errors(name: str) -> tuple[type[Exception], ...]:
+    """A class of torch, if it is imported: what only tokenizes, as a driver that plans, may have none."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (getattr(torch, name),)
