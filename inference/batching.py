@@ -33,8 +33,10 @@ def plan_micro_batches(
             end = int(np.searchsorted(ends, before + max_batch_tokens, side="right"))
         else:
             fitting = lengths[order[start : start + max_batch_tokens // longest]]
-            num_equal = int(np.count_nonzero(fitting == lengths[order[start]]))
-            end = start + (num_equal if is_equal else _cut(fitting, max_batch_tokens))
+            if is_equal:
+                end = start + int(np.count_nonzero(fitting == lengths[order[start]]))
+            else:
+                end = start + _cut(fitting, max_batch_tokens)
         end = max(end, start + 1)
         yield order[start:end]
         start = end

@@ -3,6 +3,7 @@
 In: the table that `Tokenizer` makes. Out: counts, from the plan that `Predictor` follows, without weights or torch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from inference.batching import plan_micro_batches
-from inference.checkpoint import open_checkpoint
+from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.columns import sequences_of
 from inference.config import ModelConfig
 from inference.hardware import MAX_BATCH_TOKENS, Device
@@ -42,20 +43,24 @@ class Slots:
         )
 
 
-def count_slots(table: pa.Table, model: ModelConfig, device: Device) -> Slots:
-    """Count what `Predictor` would compute of a table.
+def count_slots(tables: Iterable[pa.Table], model: ModelConfig, device: Device) -> Slots:
+    """Count what `Predictor` would compute of some tables, one by one.
 
     Args:
-        table: as `Tokenizer` returns it.
+        tables: as `Tokenizer` returns them.
         model: with `packed` settled; `max_batch_tokens` may be the device's default.
         device: which the model would be on.
     """
+    checkpoint = open_checkpoint(model)
+    return sum((_count(table, model, checkpoint, device) for table in tables), Slots())
+
+
+def _count(table: pa.Table, model: ModelConfig, checkpoint: Checkpoint, device: Device) -> Slots:
     sequences = sequences_of(table)
     order = np.arange(len(sequences.row_index))
     first = first_equal_sequences(sequences) if model.deduplicate else order
     lengths = sequences.lengths[first == order]
     budget = model.max_batch_tokens or MAX_BATCH_TOKENS[device]
-    checkpoint = open_checkpoint(model)
     is_equal = checkpoint.model_type in PADDING_SHOWS
     planned = list(plan_micro_batches(lengths, budget, is_packed=bool(model.packed), is_equal=is_equal))
     if model.packed:

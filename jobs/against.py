@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from inference.arrays import list_offsets
 from inference.columns import ERROR
 from inference.errors import ConfigError
 from jobs.answers import LABELS, ROWS, find_columns
@@ -128,6 +128,6 @@ def _as_texts(column: pa.ChunkedArray) -> pa.Array:
         [("row", "ascending"), ("label", "ascending")]
     )
     sizes = pc.list_value_length(sets).fill_null(0)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+    offsets = list_offsets(sizes.to_numpy())
     ordered = pa.ListArray.from_arrays(offsets, members.column("label").combine_chunks(), mask=pc.equal(sizes, 0))
     return pc.binary_join(ordered, _SEPARATOR)

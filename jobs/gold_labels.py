@@ -5,13 +5,12 @@ Texts are names of labels. Whole numbers are ids in the order of the labels, unl
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from inference.arrays import list_offsets
 from inference.errors import ConfigError, InputError
 
 
@@ -47,16 +46,10 @@ def gold_labels(column: pa.ChunkedArray, labels: Sequence[str], *, has_sets: boo
     array = column.combine_chunks()
     if not has_sets:
         return _names(array, labels)
-    if not _is_list(array.type):
-        names = _names(array, labels)
-        return pa.ListArray.from_arrays(_offsets(np.ones(len(array), np.int64)), names, mask=array.is_null())
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    names = _names(array.flatten(), labels)
-    return pa.ListArray.from_arrays(_offsets(lengths), names, mask=array.is_null())
-
-
-def _offsets(lengths: NDArray[np.integer[Any]]) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    members, lengths = array, np.ones(len(array), np.int64)
+    if _is_list(array.type):
+        members, lengths = array.flatten(), pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+    return pa.ListArray.from_arrays(list_offsets(lengths), _names(members, labels), mask=array.is_null())
 
 
 def _names(values: pa.Array, labels: Sequence[str]) -> pa.Array:

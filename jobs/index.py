@@ -86,6 +86,15 @@ def read_index(output: Location) -> dict[str, list[Entry]]:
     return shards
 
 
+def find_copies(output: Location) -> set[str]:
+    """The copies that are there, by their names below the output.
+
+    Raises:
+        OutputError: they cannot be listed.
+    """
+    return {f"{KEPT}/{name}" for name, _ in find_in_output(output.join(KEPT))}
+
+
 class Index:
     """The index of an output directory, kept up to date by the driver of a run."""
 
@@ -137,7 +146,7 @@ class Index:
         Raises:
             OutputError: a copy or the index could not be written.
         """
-        self._copies = self._find_copies()
+        self._copies = find_copies(self._output)
         kept = read_each(self._kept, self._shards.values(), _COPY_THREADS)
         self._copies |= {entry.file for entries in kept for entry in entries if entry.file != entry.part}
         self._shards = {shard: entries for shard, entries in zip(self._shards, kept, strict=True) if entries}
@@ -206,11 +215,8 @@ class Index:
             OutputError: one could not be deleted.
         """
         named = {entry.file for entries in self._base.values() for entry in entries}
-        for name in sorted((self._find_copies() if self._copies is None else self._copies) - named):
+        for name in sorted((find_copies(self._output) if self._copies is None else self._copies) - named):
             storage.delete(self._output.join(name))
-
-    def _find_copies(self) -> set[str]:
-        return {f"{KEPT}/{name}" for name, _ in find_in_output(self._output.join(KEPT))}
 
 
 def _write(output: Location, shards: Mapping[str, list[Entry]]) -> None:

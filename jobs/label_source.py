@@ -17,7 +17,7 @@ from inference.errors import OutputError
 from jobs import manifest, storage
 from jobs.counters import Counters, counted_columns
 from jobs.index import Entry, read_index
-from jobs.listing import find
+from jobs.listing import find_in_output
 from jobs.parts import PartIdentity, identity_of, read_counters, read_identity, task_of
 from jobs.storage import Location
 from jobs.stores import read_each
@@ -130,11 +130,7 @@ def find_source(output: Location, *, is_finished: bool = False) -> Source:
         OutputError: there is no output of a job, or it cannot be read.
     """
     entries = read_index(output)
-    try:
-        sizes = {name: info.size or 0 for name, info in find(output)}
-    except OSError as error:
-        msg = f"{output} cannot be listed ({error}); check permissions and credentials"
-        raise OutputError(msg) from error
+    sizes = {name: info.size or 0 for name, info in find_in_output(output)}
     named = {entry.file for shard in entries.values() for entry in shard}
     loose = [] if is_finished else [name for name in sizes if name not in named]
     known = list[dict[str, Any]]()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inference.columns import ERROR, NUM_TOKENS, NUM_WINDOWS, TRUNCATED
 from inference.config import ModelConfig
 from inference.hardware import Device
-from inference.slots import Slots, count_slots
+from inference.slots import count_slots
 from jobs.sampling import Sample
 
 _MAX_BINS = 16
@@ -80,10 +80,8 @@ def measure_lengths(sample: Sample, tokens: pa.Table, model: ModelConfig, device
     is_valid = has_failed == 0
     valid, weights = num_tokens[is_valid].astype(np.int64), sample.weights[is_valid]
     windows = _values(tokens, NUM_WINDOWS) if NUM_WINDOWS in tokens.column_names else None
-    slots = sum(
-        (count_slots(tokens.slice(start, stop - start), model, device) for start, stop in _as_splits(sample.pieces)),
-        Slots(),
-    )
+    pieces = (tokens.slice(start, stop - start) for start, stop in _as_splits(sample.pieces))
+    slots = count_slots(pieces, model, device)
     return Lengths(
         num_rows=len(tokens),
         num_splits=len(sample.pieces),

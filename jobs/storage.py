@@ -28,6 +28,7 @@ TEMPORARY_SUFFIX = ".shardlabel-tmp"
 
 _MAX_WRITES = 5
 
+# What a filesystem without hard links says, as some that are mounted over a network.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 
 SETTLE_SECONDS = 1.0
@@ -179,28 +180,19 @@ def create(location: Location, content: bytes) -> bool:
     if read_bytes(location) is not None:
         return False
     if isinstance(location.filesystem, pafs.LocalFileSystem):
-        with _explained(location, "written"), suppress(_NoLinksError):
+        with _explained(location, "written"):
             try:
-                _write_local(Path(location.path), content, _link)
+                _write_local(Path(location.path), content, lambda temporary, path: path.hardlink_to(temporary))
             except FileExistsError:
                 return False
-            return True
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+            else:
+                return True
     write(location, content)
     time.sleep(SETTLE_SECONDS)
     return read_bytes(location) == content
-
-
-class _NoLinksError(Exception):
-    """This filesystem has no hard links, as some that are mounted over a network."""
-
-
-def _link(temporary: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(temporary)
-    except OSError as error:
-        if error.errno in _NO_LINKS:
-            raise _NoLinksError from error
-        raise
 
 
 def _write_local(path: Path, content: pa.Buffer | bytes, give_name: Callable[[Path, Path], object]) -> None:

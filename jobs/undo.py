@@ -12,7 +12,6 @@ import pyarrow.fs as pafs
 
 from inference.errors import FingerprintError, JobError, OutputError, ShardlabelError
 from jobs import footers, heartbeat, index, manifest, storage
-from jobs.listing import find_in_output
 from jobs.plan import Plan
 from jobs.stopping import Stopped
 from jobs.storage import Location
@@ -70,15 +69,15 @@ class Bookkeeping:
         self._output = output
         names = (index.INDEX, footers.REMEMBERED, heartbeat.RUN, manifest.SUCCESS, manifest.MANIFEST)
         self._files = {name: storage.read_bytes(output.join(name)) for name in names}
-        self._copies = set(self._find_copies())
+        self._copies = index.find_copies(output)
         is_local = isinstance(output.filesystem, pafs.LocalFileSystem)
         folder = Path(output.join(manifest.MANIFEST).path).parent
         self._absent = [path for path in (folder, *folder.parents) if not path.exists()] if is_local else []
 
     def restore(self) -> None:
         """Put it back, the claim last: until then the directory is this job's."""
-        for name in set(self._find_copies()) - self._copies:
-            storage.delete(self._output.join(f"{index.KEPT}/{name}"))
+        for name in index.find_copies(self._output) - self._copies:
+            storage.delete(self._output.join(name))
         if not self._copies:
             storage.delete_directory(self._output.join(index.KEPT))
         storage.delete_directory(self._output.join(manifest.ATTEMPTS))
@@ -90,6 +89,3 @@ class Bookkeeping:
         with suppress(OSError):  # somebody put something there
             for path in self._absent:
                 path.rmdir()
-
-    def _find_copies(self) -> list[str]:
-        return [name for name, _ in find_in_output(self._output.join(index.KEPT))]
