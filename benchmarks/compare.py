@@ -84,7 +84,8 @@ class Cell:
     shards: list[Path]
     tokens: list[int]
     flops: list[float]
-    """Both per shard."""
+    trimmed_flops: list[float]
+    """All per shard, these of a model whose last layer is trimmed."""
     probe: Path
     max_length: int
     """Where everybody truncates."""
@@ -119,6 +120,7 @@ def build_cell(model: str, workload: str, results: Results) -> Cell:
         shards=shards,
         tokens=[int(part.sum()) for part in lengths],
         flops=[flops(config, part) for part in lengths],
+        trimmed_flops=[flops(config, part, is_trimmed=True) for part in lengths],
         probe=probe,
         max_length=max_length,
     )
@@ -208,12 +210,13 @@ def _run_cell(  # noqa: PLR0913, PLR0917 - one peer, one cell, one round
     if wrong := check_rows(table, inputs):
         raise PeerFailedError(wrong)
     peak = min(before[facts["dtype"]], after[facts["dtype"]])
+    counted = cell.trimmed_flops if answer.get("is_trimmed") else cell.flops
     measured = {
         **facts,
         "round": number,
         "rows": len(table),
         "tokens": sum(cell.tokens[: peer.shards]),
-        "flops": sum(cell.flops[: peer.shards]),
+        "flops": sum(counted[: peer.shards]),
         "peak_flops": peak,
         "tree_mb": process.peak_mb,
         "options": options,

@@ -2,7 +2,8 @@
 
 Per row of L tokens `2 * P * L + 4 * H * sum over layers of L * min(L, window)` and the head once, with P the weights of
 the linear layers; an addition and a multiplication are two. Embedding look-ups, norms and activations count nothing, so
-the share of the matrix-product peak that is reported (MFU) is a little too low for everybody.
+the share of the matrix-product peak that is reported (MFU) is a little too low for everybody. What is not computed is
+not counted: of a model whose last layer is trimmed, the arithmetic that is left.
 """
 
 from typing import Any
@@ -11,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def flops(config: Any, lengths: NDArray[np.int64]) -> float:
-    """Of one forward over rows of these lengths, without padding."""
+def flops(config: Any, lengths: NDArray[np.int64], *, is_trimmed: bool = False) -> float:
+    """Of one forward over rows of these lengths, without padding.
+
+    Args:
+        config: the model's.
+        lengths: tokens of each row.
+        is_trimmed: the last layer is computed for first tokens alone, as a CPU does it (`inference/trimmed.py`).
+    """
     tokens = lengths.astype(np.float64)
     squares = float((tokens**2).sum())
     if config.model_type == "t5":
         return _t5(config, float(tokens.sum()), squares)
-    hidden, layers = config.hidden_size, config.num_hidden_layers
+    hidden, layers = config.hidden_size, config.num_hidden_layers - is_trimmed
     inner = getattr(config, "intermediate_size", None) or config.hidden_dim
     linear = layers * (4 * hidden**2 + 2 * hidden * inner)
     attention = 4.0 * hidden * layers * squares
@@ -30,7 +37,16 @@ def flops(config: Any, lengths: NDArray[np.int64]) -> float:
         # Scores of content against 2 * position_buckets relative positions, and the other way round.
         attention += 2.0 * 2 * 2 * config.position_buckets * hidden * layers * float(tokens.sum())
     head = len(lengths) * 2.0 * (hidden**2 + hidden * config.num_labels)
-    return float(2 * linear * tokens.sum() + attention + head)
+    last = _last(config, len(lengths), float(tokens.sum()), inner) if is_trimmed else 0.0
+    return float(2 * linear * tokens.sum() + attention + head + last)
+
+
+def _last(config: Any, rows: int, tokens: float, inner: int) -> float:
+    """The last layer of first tokens; DeBERTa's has keys and values of all, and the others two rows for each head."""
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    if config.model_type == "deberta-v2":
+        return 2.0 * rows * (2 * hidden**2 + 2 * hidden * inner) + 2.0 * tokens * (2 * hidden**2 + 3 * hidden)
+    return 2.0 * rows * (4 * hidden**2 + 2 * hidden * inner) + 4.0 * tokens * heads * hidden
 
 
 def _t5(config: Any, tokens: float, squares: float) -> float:

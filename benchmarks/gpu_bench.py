@@ -83,6 +83,8 @@ class Bench:
     pool: ProcessPoolExecutor
     seconds: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    trimmed: set[str] = field(default_factory=set)
+    """Contestants whose last layer is of first tokens alone."""
 
     def __post_init__(self) -> None:
         """Tokenize once, to know the lengths."""
@@ -99,15 +101,9 @@ class Bench:
         how = partial(tokenize, model=self.model(packed=False), task=self.task)
         return self.pool.map(how, chunks(self.table))
 
-    def model(self, *, packed: bool, fused: bool = True, dtype: str | None = None, fp8: bool = False) -> ModelConfig:
-        return ModelConfig(
-            name=str(self.path),
-            dtype=dtype or self.dtype,
-            packed=packed,
-            fused=fused,
-            max_length=self.row.max_length,
-            fp8=fp8,
-        )
+    def model(self, *, packed: bool, fused: bool = True, dtype: str | None = None, **more: bool) -> ModelConfig:
+        how = {"packed": packed, "fused": fused, "trimmed": fused, "dtype": dtype or self.dtype}
+        return ModelConfig(name=str(self.path), max_length=self.row.max_length, **how | more)
 
     def contestants(self) -> dict[str, Callable[[], object]]:
         """What is run, by name; each runs the whole table, peers a tenth of it."""
@@ -118,6 +114,10 @@ class Bench:
             found["packed, torch's kernels"] = lambda: self.run_model(packed)
         best = Predictor(self.model(packed=self.can_pack), self.task)
         found["packed and fused" if best._model.is_packed else "padded and fused"] = lambda: self.run_model(best)
+        if best._model.is_trimmed:
+            self.trimmed |= {"packed and fused", "padded and fused", "in fp8", "end to end"}
+            whole = Predictor(self.model(packed=self.can_pack, trimmed=False), self.task)
+            found["the same, with all of the last layer"] = lambda: self.run_model(whole)
         if self.device == "cuda" and not best._model.is_fused:
             self.notes["fused"] = "torch's kernels were used"
         if self.row.fp8:
@@ -199,7 +199,7 @@ class Bench:
                 "seconds": seconds,
                 "rows_per_second": rows / middle,
                 "tokens_per_second": float(lengths.sum()) / middle,
-                "mfu": flops(self.row, lengths, tiny=self.tiny) / middle / rate,
+                "mfu": flops(self.row, lengths, tiny=self.tiny, is_trimmed=name in self.trimmed) / middle / rate,
             }
         return found
 

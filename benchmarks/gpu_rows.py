@@ -211,8 +211,15 @@ def build(row: Row, folder: Path, tokenizer: Any, *, tiny: bool, device: str) ->
     return path
 
 
-def flops(row: Row, lengths: NDArray[np.int64], *, tiny: bool) -> float:
-    """Useful floating-point operations of a forward over sequences of these lengths."""
+def flops(row: Row, lengths: NDArray[np.int64], *, tiny: bool, is_trimmed: bool = False) -> float:
+    """Useful floating-point operations of a forward over sequences of these lengths.
+
+    Args:
+        row: whose model it is.
+        lengths: tokens of each sequence.
+        tiny: the model is a shrunk one.
+        is_trimmed: of the last layer those of keys, values and first tokens (`inference/trimmed.py`).
+    """
     config = {key: _SHRINK.get(key, value) if tiny else value for key, value in row.config.items()}
 
     def first(*keys: str) -> int:
@@ -225,4 +232,9 @@ def flops(row: Row, lengths: NDArray[np.int64], *, tiny: bool) -> float:
     whole = -(-layers // 3) if is_modern else layers
     pairs = whole * lengths**2 + (layers - whole) * lengths * np.minimum(lengths, 129)
     relative = 4 * 512 * width * layers * lengths if row.family == "deberta-v2" else 0
-    return float((2 * linear * lengths + 4 * width * pairs + relative).sum())
+    whole_model = float((2 * linear * lengths + 4 * width * pairs + relative).sum())
+    if not is_trimmed:
+        return whole_model
+    # Queries, outputs and feed-forward layers; ModernBERT's queries come with its keys and values.
+    behind = 2 * (width**2 + 3 * width * inner if is_modern else 2 * width**2 + 2 * width * inner)
+    return whole_model - float((behind * (lengths - 1) + 4 * width * (lengths**2 - lengths)).sum())

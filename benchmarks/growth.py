@@ -46,7 +46,7 @@ def measure_growth(model: str, results: Results, rounds: int, say: Callable[[str
     sizes = list(zip(LENGTHS, counts, strict=True))
     seconds = timed([(chosen, build_fixed(length, count), length) for length, count in sizes])
     by_length = [
-        {"length": length, "rows": count, "seconds": each, "flops": _operations(chosen, length, count)}
+        {"length": length, "rows": count, "seconds": each, "flops": _operations(chosen, length, count, results)}
         for (length, count), each in zip(sizes, seconds, strict=True)
     ]
     results.extra["growth"] = {"model": model, "rows": by_rows, "labels": by_labels, "length": by_length}
@@ -78,7 +78,8 @@ def _best_in_turn(runs: list[Run], results: Results, rounds: int) -> list[float]
     return best
 
 
-def _operations(model: Path, length: int, count: int) -> float:
+def _operations(model: Path, length: int, count: int, results: Results) -> float:
     import transformers
 
-    return flops(transformers.AutoConfig.from_pretrained(model), np.full(count, length))
+    config = transformers.AutoConfig.from_pretrained(model)
+    return flops(config, np.full(count, length), is_trimmed=results.dtype != "float32")

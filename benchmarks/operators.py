@@ -82,6 +82,7 @@ def measure(model: str, workload: str, scale: float, rounds: int) -> Profile:
     table = Tokenizer(config, TaskConfig())(texts)
     predictor = Predictor(config, TaskConfig(), num_threads=1)
     lengths = Sequences.from_columns(table[INPUT_IDS], {}).lengths
+    config_of_model = transformers.AutoConfig.from_pretrained(folder)
     linear_flops = _linear_flops(predictor, table)
     peak, seconds = matmul_peak(_DTYPE), []
     for _ in range(rounds):
@@ -93,7 +94,7 @@ def measure(model: str, workload: str, scale: float, rounds: int) -> Profile:
         workload=workload,
         tokens=int(lengths.sum()),
         seconds=seconds,
-        flops=flops(transformers.AutoConfig.from_pretrained(folder), lengths),
+        flops=flops(config_of_model, lengths, is_trimmed=predictor._model.is_trimmed),
         linear_flops=linear_flops,
         peak=peak,
         shares=_shares(predictor, table),

@@ -92,6 +92,43 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     return out[None], None
 
 
+def attend_first(  # noqa: PLR0913, PLR0917 - where sequences lie is told in three ways
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    runs: tuple[tuple[int, int], ...],
+) -> torch.Tensor:
+    """What one query of each sequence gathers among the sequence's tokens.
+
+    Args:
+        query: of shape (sequences, heads, width).
+        key: of shape (tokens, heads, width), as is `value`.
+        value: see `key`.
+        bounds: see `packed_attention`, as are `longest` and `runs`.
+        longest: see `bounds`.
+        runs: see `bounds`.
+
+    Returns:
+        the shape of `query`.
+    """
+    if query.device.type != "cpu":
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - see `packed_attention`
+
+        each = torch.arange(len(bounds), dtype=bounds.dtype, device=bounds.device)
+        found: Any = varlen_attn(query, key, value, each, bounds, 1, longest)
+        return torch.as_tensor(found)
+    out = torch.empty_like(query)
+    start = place = 0
+    for count, length in runs:
+        keys, values = (_side_by_side(states, start, count, length) for states in (key, value))
+        queries = _side_by_side(query, place, count, 1)
+        _side_by_side(out, place, count, 1).copy_(scaled_dot_product_attention(queries, keys, values))
+        start, place = start + count * length, place + count
+    return out
+
+
 def _side_by_side(states: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
     """Of equally long sequences a view of (sequences, heads, tokens, width): no copy, and they need no mask."""
     return states[start : start + count * length].view(count, length, *states.shape[1:]).transpose(1, 2)

@@ -34,6 +34,9 @@ class Batch:
     """Integer tensor: where each sequence starts, when packed, and where the last one ends; None when padded."""
     places: NDArray[np.int64] | None
     """Where each of `ids` stands in the inputs, row after row; None when no padding is before any of them."""
+    is_trimmed: bool = False
+    """Whether the base model gives the states of first tokens alone: shape (sequences, 1, width), or (1, sequences,
+    width) when packed."""
     to_device: Callable[[NDArray[Any]], Any]
     """An array as a tensor on the model's device."""
     tokenizer: Any

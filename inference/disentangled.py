@@ -33,12 +33,19 @@ class DisentangledAttention(nn.Module):
         relative_pos: torch.Tensor | None = None,
         rel_embeddings: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of shape (sequences, tokens, width) -> the same; `attention_mask` is (sequences, 1, tokens, tokens)."""
-        if output_attentions or query_states is not None or relative_pos is None or rel_embeddings is None:
+        """Of shape (sequences, tokens, width) -> the same; `attention_mask` is (sequences, 1, tokens, tokens).
+
+        Or, with `query_states` of first tokens, (sequences, 1, width) -> the same, and a mask of (sequences, 1, 1,
+        tokens).
+        """
+        is_other = output_attentions or (query_states is not None and query_states.shape[1] > 1)
+        if is_other or relative_pos is None or rel_embeddings is None:
             found: tuple[torch.Tensor, torch.Tensor | None] = self.inner(
                 hidden_states, attention_mask, output_attentions, query_states, relative_pos, rel_embeddings
             )
             return found
+        if query_states is not None:
+            return self._first(hidden_states, attention_mask, query_states, relative_pos, rel_embeddings), None
         heads = self.inner.num_attention_heads
         num_sequences, length, _ = hidden_states.shape
         # Of delta from -(tokens - 1) to tokens - 1: the first row has those below 0, the first column the others.
@@ -58,6 +65,30 @@ class DisentangledAttention(nn.Module):
             mixed = _attend(query, key, value, pos_key, pos_query, attention_mask[chosen, 0].bool())
             result[chosen] = mixed.permute(1, 2, 0, 3)
         return result.flatten(2), None
+
+    def _first(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        first: torch.Tensor,
+        relative_pos: torch.Tensor,
+        rel_embeddings: torch.Tensor,
+    ) -> torch.Tensor:
+        heads, length = self.inner.num_attention_heads, hidden_states.shape[1]
+        places = relative_pos.view(-1, length, length)[0, 0] + self.inner.pos_ebd_size
+        places = places.clamp(0, 2 * self.inner.pos_ebd_size - 1)
+        pos_key, pos_query = (positions[:, places] for positions in self._positions_of(rel_embeddings))
+        layers = (self.inner.query_proj, self.inner.key_proj, self.inner.value_proj)
+        given = (first, hidden_states, hidden_states)
+        query, key, value = (
+            layer(states).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for layer, states in zip(layers, given, strict=True)
+        )
+        scores = ((query + pos_query) * key).sum(-1, keepdim=True, dtype=torch.float32).transpose(2, 3)
+        scores = (scores + query @ pos_key.transpose(1, 2)) * (3 * query.shape[-1]) ** -0.5
+        scores.masked_fill_(~attention_mask.bool(), torch.finfo(scores.dtype).min)
+        mixed: torch.Tensor = scores.softmax(-1).to(value.dtype) @ value
+        return mixed.transpose(1, 2).flatten(2)
 
     def _positions_of(self, rel_embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What keys and queries are made of the positions: of shape (heads, positions, dimensions of a head)."""

@@ -36,6 +36,11 @@ def sequence_logits(batch: Batch) -> Any:
     return answering(module, answer)(input_ids=ids, attention_mask=ids.new_ones(ids.shape)).logits
 
 
+def reads_first(module: Any) -> bool:
+    """Whether a head over sequences reads nothing but the state of their first token."""
+    return getattr(module.config, "classifier_pooling", "cls") == "cls"
+
+
 def _pooled(base: Any, hidden: Any) -> Any:
     if hasattr(base, "pooler_activation"):  # ALBERT
         return base.pooler_activation(base.pooler(hidden[:, 0]))
@@ -46,7 +51,7 @@ def pool_packed(hidden: Any, batch: Batch, how: str) -> Any:
     """One vector per sequence of joined sequences.
 
     Args:
-        hidden: floating-point tensor of shape (1, tokens, width).
+        hidden: floating-point tensor of shape (1, tokens, width), or of first tokens where the batch says so.
         batch: whose sequences they are.
         how: cls or last, the vector of that token, or mean or max.
 
@@ -55,6 +60,8 @@ def pool_packed(hidden: Any, batch: Batch, how: str) -> Any:
     """
     import torch
 
+    if batch.is_trimmed:
+        return hidden[0, : len(batch.lengths)].float()
     bounds = batch.bounds[: len(batch.lengths) + 1]
     if how == "cls":
         return hidden[0].index_select(0, bounds[:-1]).float()

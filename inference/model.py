@@ -4,6 +4,7 @@ How it computes is tried when it is loaded: what says something else than plain 
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from inference.config import ModelConfig
 from inference.errors import ModelError
 from inference.fp8 import use_fp8
 from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
-from inference.heads import sequence_logits
+from inference.heads import reads_first, sequence_logits
 from inference.loading import check_vocabulary, load_module
 from inference.packing import Packing, resolve_packed
 from inference.sequences import Sequences
 from inference.tasks.base import Outputs, Task
 from inference.tokenization import load_tokenizer
+from inference.trimmed import can_trim, restore, trim
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,6 +72,7 @@ class Model:
         pad_token_id = self._module.config.pad_token_id
         # The mask hides padding from attention, so where a checkpoint names no padding id any valid one will do.
         self._pad_token_id = 0 if pad_token_id is None else int(pad_token_id)
+        self.is_trimmed = False
         is_foreign = checkpoint.trusts_code and bool(checkpoint.code)  # nobody knows what it does with its layers
         self.is_fused = config.fused and not is_foreign and self._fuse(checkpoint, is_fp8=config.fp8)
         self._attend = fused.attend if self.is_fused and self.device == "cpu" else None
@@ -78,8 +81,10 @@ class Model:
             budget = config.max_batch_tokens or MAX_BATCH_TOKENS["cuda"]
             self._pack = Packing(checkpoint, self._pad_token_id, budget if self.device == "cuda" else None)
             self.is_packed = self._packs_rightly(checkpoint)
-        # Last: a difference of one bit may round to another fp8 value, which would blur what packing is compared by.
+        # Now: a difference of one bit may round to another fp8 value, which would blur what packing is compared by.
         self.fp8_error = self._use_fp8(checkpoint) if config.fp8 else None
+        if config.trimmed and task.reads_first and not is_foreign and self.dtype != "float32":
+            self.is_trimmed = self._trim(checkpoint, _FP8_TOLERANCE if config.fp8 else _TOLERANCES[self.dtype])
 
     def forward(self, sequences: Sequences, indices: NDArray[np.int64]) -> Outputs:
         """Run the chosen sequences as one micro-batch and keep what the task keeps: tensors that may not be ready yet.
@@ -108,6 +113,7 @@ class Model:
             mask=self._to_device(is_token),
             bounds=None,
             places=np.flatnonzero(is_token) if has_padding else None,
+            is_trimmed=self.is_trimmed,
             to_device=self._to_device,
             tokenizer=self.tokenizer,
         )
@@ -130,6 +136,7 @@ class Model:
             mask=None,
             bounds=bounds,
             places=None,
+            is_trimmed=self.is_trimmed,
             to_device=self._to_device,
             tokenizer=self.tokenizer,
         )
@@ -158,7 +165,8 @@ class Model:
         with torch.inference_mode():
             batch = self._padded(sequences, order)
             expected = self._probe(batch)
-            allowed = self._allowed(sequences, order, expected)
+            alone = [self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))]
+            allowed = self._allowed(expected, alone)
             fused_gpu.fuse(self._module, with_gelu=not is_fp8)
             try:
                 error = _difference(self._probe(batch), expected)
@@ -188,13 +196,46 @@ class Model:
                 if error <= _TOLERANCES[self.dtype]:
                     return True
                 self._module.set_attn_implementation(usual)
-                if error <= self._allowed(sequences, order, expected):  # eight forwards more, so only in doubt
+                alone = [
+                    self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))
+                ]  # in doubt only
+                if error <= self._allowed(expected, alone):
                     self._module.set_attn_implementation(PACKED)
                     return True
                 reason = f"differ by {error:.1e}"
         self._module.set_attn_implementation(usual)
         logger.warning("model.packed: with this checkpoint, sequences without padding %s; they are padded", reason)
         return False
+
+    def _trim(self, checkpoint: Checkpoint, tolerance: float) -> bool:
+        """Try the last layer for first tokens alone, and leave it as it was where answers are others."""
+        is_head = self._task.auto_class == "AutoModelForSequenceClassification"
+        if not can_trim(self._module) or (is_head and not reads_first(self._module)):
+            return False
+        sequences, order = self._tried_sequences(checkpoint)
+        form = self._packed if self.is_packed else self._padded
+        with torch.inference_mode():
+            expected = self._answers(form(sequences, order))
+            trim(self._module)
+            try:
+                error = _difference(self._answers(replace(form(sequences, order), is_trimmed=True)), expected)
+                reason = f"differs by {error:.1e}"
+            except (TypeError, ValueError, RuntimeError) as failure:
+                error, reason = float("nan"), f"does not run ({type(failure).__name__}: {failure})"
+            restore(self._module)
+            if not error <= tolerance:  # in doubt
+                alone = [self._answers(form(sequences, one)) for one in np.split(order, len(order))]
+                tolerance = self._allowed(expected, alone)
+            if error <= tolerance:
+                trim(self._module)
+                return True
+        logger.warning(
+            "model.trimmed: with this checkpoint, the last layer of first tokens %s; all are computed", reason
+        )
+        return False
+
+    def _answers(self, batch: Batch) -> list[torch.Tensor]:
+        return [value.float() for value in self._task.forward(batch).values.values()]
 
     def _use_fp8(self, checkpoint: Checkpoint) -> float:
         """Put fp8 layers in place; returns by how much that moves what the model says."""
@@ -224,9 +265,8 @@ class Model:
         ids = np.random.default_rng(0).integers(self._module.config.vocab_size, size=offsets[-1], dtype=np.int32)
         return Sequences(ids=ids, features={}, offsets=offsets, row_index=order), order
 
-    def _allowed(self, sequences: Sequences, order: NDArray[np.int64], together: list[torch.Tensor]) -> float:
+    def _allowed(self, together: list[torch.Tensor], alone: list[list[torch.Tensor]]) -> float:
         """By how much kernels may differ: the precision's tolerance, or what the model differs by from itself."""
-        alone = [self._probe(self._padded(sequences, order[i : i + 1])) for i in range(len(order))]
         noise = _difference([torch.cat(values) for values in zip(*alone, strict=True)], together)
         return min(max(_TOLERANCES[self.dtype], 2 * noise), _TOO_MUCH)
 

@@ -14,7 +14,7 @@ from inference.errors import FingerprintError, JobError, OutputError
 from jobs import storage
 from jobs.footers import Footers, read_footers
 from jobs.listing import find_in_output
-from jobs.models import UNSETTLED
+from jobs.models import UNSETTLED, count_models, prefixes
 from jobs.parts import PartIdentity, PartRecord, is_torn
 from jobs.shards import Shard, Split
 from jobs.storage import Location
@@ -33,8 +33,8 @@ _MAX_NAME = 200
 # Of a longer name, so many characters stay: how many others a bundle has is told at its end.
 _NUM_KEPT = 12
 
-_BEFORE = {"model.deduplicate": False, "model.fp8": False}
-"""What holds of an output that was begun before there was such a key."""
+_LATER_KEYS = ("deduplicate", "fp8", "trimmed")
+"""Of a model: what was not done before there was such a key."""
 
 
 class Wanted(Protocol):
@@ -166,7 +166,7 @@ def settle(fingerprint: dict[str, Any], existing: dict[str, Any]) -> tuple[dict[
     Returns:
         the job's, with what is left to the hardware as the output's first run made it, and in what the two differ.
     """
-    existing = _BEFORE | existing
+    existing = in_full(existing)
     resolved = dict(fingerprint)
     for key, value in fingerprint.items():
         name = key.rpartition(".")[2]
@@ -190,7 +190,8 @@ def _adopt(fingerprint: dict[str, Any], existing: dict[str, Any], output: Locati
 
 def in_full(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """A fingerprint that was written, with the keys that there were not yet."""
-    return _BEFORE | fingerprint
+    models = prefixes(max(count_models(fingerprint), 1))
+    return {f"{model}.{key}": False for model in models for key in _LATER_KEYS} | fingerprint
 
 
 def _claim(output: Location, fingerprint: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ def identify(models: Sequence[ModelConfig], checkpoints: Sequence[Checkpoint]) -
             "fused": model.fused,
             "fp8": model.fp8,
             "packed": model.packed,
+            "trimmed": model.trimmed,
         }
         if model.escalate_below is not None:
             own["escalate_below"] = model.escalate_below

@@ -31,7 +31,8 @@ class Shardlabel:
         """Make Tokenizer and Predictor remember; the first run of a workload loads them."""
         self.setting = setting
         inference.Tokenizer = _remember(inference.Tokenizer)  # type: ignore[misc,assignment]
-        inference.Predictor = _remember(inference.Predictor)  # type: ignore[misc,assignment]
+        self.predictors: list[Any] = []
+        inference.Predictor = _remember(inference.Predictor, self.predictors)  # type: ignore[misc,assignment]
 
     def run(
         self,
@@ -69,19 +70,28 @@ class Shardlabel:
         if unread := [record.error for record in records if record.error]:
             raise RuntimeError(unread[0])
         num_failed = sum(record.num_failed for record in records)
-        return {"seconds": seconds, "num_failed": num_failed, "workers": work.resources.max_actors}
+        facts = {"seconds": seconds, "num_failed": num_failed, "workers": work.resources.max_actors}
+        return facts | {"is_trimmed": self.predictors[-1]._model.is_trimmed}
 
 
 def _fresh(output: Path) -> str:
     return str(output / f"run-{len(list(output.iterdir()))}")
 
 
-def _remember(build: Any) -> Any:
-    """`build`, keeping what it built last: a second job with the same arguments gets the same object."""
+def _remember(build: Any, made: list[Any] | None = None) -> Any:
+    """`build`, keeping what it built last: a second job with the same arguments gets the same object.
+
+    Args:
+        build: a constructor.
+        made: where each new object is put.
+    """
 
     @lru_cache(maxsize=1)
     def built(model: str, task: str, options: tuple[tuple[str, Any], ...]) -> Any:
-        return build(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task), **dict(options))
+        found = build(ModelConfig.model_validate_json(model), TaskConfig.model_validate_json(task), **dict(options))
+        if made is not None:
+            made.append(found)
+        return found
 
     def call(model: ModelConfig, task: TaskConfig, **options: Any) -> Any:
         return built(model.model_dump_json(), task.model_dump_json(), tuple(options.items()))

@@ -61,6 +61,8 @@ class Task(ABC):
     """How the names of the architectures with that head end; others are refused. Empty: any architecture will do."""
     uses_labels: ClassVar[bool] = False
     """Whether the names in `id2label` are part of the answer."""
+    reads_first: bool = False
+    """Whether `forward` makes its answer of the last hidden states of first tokens (`inference/trimmed.py`)."""
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of weights that the auto class has and this task does not need."""
     columns: tuple[str, ...]

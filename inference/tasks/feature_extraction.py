@@ -78,6 +78,7 @@ class FeatureExtraction(Task):
         self.pooling, self.is_normalized = options.pooling, options.normalize
         self.width = _width(options.dimensions, checkpoint)
         self.layers = _layers(options.layers or [], checkpoint)
+        self.reads_first = options.pooling is Pooling.CLS and not self.layers
         self.dtype = np.dtype(options.dtype)
         self.long_text, self.merge = options.long_text, options.merge
         self.stride = stride_of(options, checkpoint.max_length)

@@ -33,6 +33,7 @@ class TextClassification(Task):
 
     name = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
+    reads_first = True
     heads = ("ForSequenceClassification",)
     uses_labels = True
     columns = ("text",)

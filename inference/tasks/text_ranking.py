@@ -28,6 +28,7 @@ class TextRanking(Task):
 
     name = "text-ranking"
     auto_class = "AutoModelForSequenceClassification"
+    reads_first = True
     heads = ("ForSequenceClassification",)
     columns = ("query", "text")
     options_class = Options

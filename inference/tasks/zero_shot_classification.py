@@ -56,6 +56,7 @@ class ZeroShotClassification(Task):
 
     name = "zero-shot-classification"
     auto_class = "AutoModelForSequenceClassification"
+    reads_first = True
     heads = ("ForSequenceClassification",)
     columns: tuple[str, ...] = ("text",)
     optional_columns: tuple[str, ...] = ("candidate_labels",)

@@ -19,6 +19,7 @@ from benchmarks.catalog import PEERS
 from benchmarks.compare import Results
 from benchmarks.flops import flops
 from benchmarks.summary import Summary
+from inference.trimmed import trim
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["a", "the", "library", "returns", "an", "array", "of", "values", "and", "raises", "when", "they", "differ"]
@@ -70,15 +71,19 @@ def test_a_comparison_measures_checks_and_writes_its_tables(bench_folder: Path) 
     assert replaced["extra"]["budget"] == results["extra"]["budget"]
 
 
-@pytest.mark.parametrize(("family", "settings"), [("bert", {}), ("distilbert", {})])
-def test_flops_are_those_that_torch_counts(family: str, settings: dict[str, int]) -> None:
-    config = transformers.AutoConfig.for_model(family, **settings)
+@pytest.mark.parametrize("is_trimmed", [False, True], ids=["whole", "trimmed"])
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_flops_are_those_that_torch_counts(family: str, is_trimmed: bool) -> None:  # noqa: FBT001
+    config = transformers.AutoConfig.for_model(family)
     config.num_hidden_layers, config.vocab_size = 2, 100
     classes: Any = transformers.AutoModelForSequenceClassification
     model = classes.from_config(config, attn_implementation="eager").eval()
+    if is_trimmed:
+        trim(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.ones(3, 40, dtype=torch.int64))
-    assert flops(config, np.array([40, 40, 40])) == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    counted = flops(config, np.array([40, 40, 40]), is_trimmed=is_trimmed)
+    assert counted == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
 def test_disturbed_timings_are_left_out_and_counted() -> None:

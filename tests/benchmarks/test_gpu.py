@@ -35,6 +35,14 @@ def test_flops_per_token_are_those_of_the_table(name: str, length: int, millions
     assert found == pytest.approx(millions, rel=2e-3)
 
 
+def test_a_trimmed_last_layer_costs_keys_values_and_one_token() -> None:
+    (row,) = [row for row in ROWS if row.name == "BERT-base reviews"]
+    lengths = np.array([100, 7])
+    left = sum(2 * 2 * 768**2 * length + 4 * 768 * length + 2 * (2 * 768**2 + 2 * 768 * 3072) for length in (100, 7))
+    found = flops(row, lengths, tiny=False, is_trimmed=True)
+    assert found == pytest.approx(flops(row, lengths, tiny=False) * 11 / 12 + left, rel=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "contestants"),

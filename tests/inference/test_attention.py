@@ -18,13 +18,15 @@ from transformers import AttentionInterface
 from transformers.initialization import no_init_weights
 
 from inference import ModelConfig, Predictor, TaskConfig, Tokenizer, available_tasks
-from inference.attention import PACKED, packed_attention
+from inference.attention import PACKED, attend_first, packed_attention
 from inference.checkpoint import open_checkpoint
 from inference.config import Dtype
+from inference.joined import join
 from inference.model import Model
 from inference.packing import FAMILIES, Packing
 from inference.sequences import Sequences
 from inference.tasks import load_task
+from inference.trimmed import trim
 from tests.families import supports
 from tests.inference.conftest import assert_same
 from tests.inference.tasks import examples
@@ -190,7 +192,9 @@ def test_where_the_kernel_does_not_run_sequences_are_padded(
 @pytest.mark.parametrize("family", TINY)
 def test_the_families_on_the_list_are_packed_in_half_precision_too(build: Build, family: str, dtype: Dtype) -> None:
     path = build("text-classification", family)
-    padded, packed = (load(path, "text-classification", dtype=dtype, packed=packed) for packed in (False, True))
+    padded, packed = (
+        load(path, "text-classification", dtype=dtype, packed=packed, trimmed=False) for packed in (False, True)
+    )
     assert packed.is_packed
     one, other = hidden_states(padded, LENGTHS), hidden_states(packed, LENGTHS)
     assert float((one - other).norm() / one.norm()) < 2e-2
@@ -212,6 +216,22 @@ def test_a_gpu_gets_bounds_and_windows_and_what_comes_back_has_the_shapes(
         assert (bounds.dtype, len(bounds), longest) == (torch.int32, 4 + 1 + 1, 31)
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_gpu_that_wants_first_tokens_asks_once_for_each_sequence(build: Build, family: str) -> None:
+    model = without_values(build("text-classification", family), "text-classification")
+    join(model._module, (torch.bfloat16,))
+    trim(model._module)
+    model.is_trimmed = True
+    with Calls() as calls:
+        (value,) = model.forward(ragged(LENGTHS), np.array([2, 0, 3, 9])).values.values()
+    assert value.shape[0] == 4
+    query, key, states, each, bounds, num_queries, longest, *_ = calls.found[-1]
+    assert query.shape == (5, 2, 16)  # the fifth is of the tokens that fill up
+    assert key.shape == states.shape == (80, 2, 16)
+    assert (each.dtype, len(each), num_queries) == (torch.int32, 6, 1)
+    assert (bounds.dtype, len(bounds), longest) == (torch.int32, 6, 31)
+
+
 class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what torch's kernel for ragged sequences is called with."""
 
@@ -230,6 +250,7 @@ def without_values(path: Path, task: str) -> Model:
     checkpoint = open_checkpoint(ModelConfig(name=str(path)))
     model = Model.__new__(Model)
     model.device, model.dtype, model.is_packed, model._attend = "cuda", "bfloat16", True, None
+    model.is_trimmed = False
     model.tokenizer, model._task = None, load_task(TaskConfig(name=task), checkpoint)
     with no_init_weights(), torch.device("meta"):
         auto_class: Any = getattr(transformers, model._task.auto_class)
@@ -254,3 +275,7 @@ def test_the_kernel_of_a_gpu_agrees_with_attention_written_out() -> None:
         found, _ = packed_attention(None, q, k, v, None, cu_seq_lens_q=bounds, max_length_q=300, sliding_window=window)
         expected = attention_alone(states, lengths, window)
         torch.testing.assert_close(found.cpu().double(), expected, rtol=0, atol=2e-2)
+    firsts = bounds[:-1].long()
+    alone = attend_first(q[0, :, firsts].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), bounds, 300, ())
+    whole = attention_alone(states, lengths, None)[0]
+    torch.testing.assert_close(alone.cpu().double(), whole[firsts.cpu()], rtol=0, atol=2e-2)

@@ -90,7 +90,7 @@ def test_a_row_that_is_not_finite_stays_so_and_spoils_no_other(bad: float) -> No
 
 def test_layers_of_blocks_alone_are_replaced_and_those_with_odd_shapes_are_not(tmp_path: Path) -> None:
     path = build_checkpoint(tmp_path, "electra", "sequence-classification", intermediate_size=40)
-    loaded = Model(ModelConfig(name=str(path), dtype="bfloat16", fused=False), *_opened(path))._module
+    loaded = Model(ModelConfig(name=str(path), dtype="bfloat16", fused=False, trimmed=False), *_opened(path))._module
     assert use_fp8(loaded.base_model) == 2 * 4  # query, key, value and output; 40 is no multiple of 16
     kept = {name for name, child in loaded.named_modules() if type(child) is nn.Linear}
     assert {name.rpartition("layer.")[2] for name in kept} == {
@@ -122,7 +122,7 @@ def test_every_family_stays_near_float32_packed_or_padded(
     path = build_checkpoint(tmp_path, family, "sequence-classification")
 
     def load(dtype: Dtype, **settings: Any) -> Model:
-        return Model(ModelConfig(name=str(path), dtype=dtype, **settings), *_opened(path))
+        return Model(ModelConfig(name=str(path), dtype=dtype, trimmed=False, **settings), *_opened(path))
 
     exact = hidden_states(load("float32", packed=False))
     for packed in (False, None):

@@ -98,7 +98,7 @@ def test_the_switch_turns_them_off(tmp_path: Path) -> None:
     ids = torch.arange(10, 50)
 
     def forward(*, is_fused: bool) -> NDArray[np.float32]:
-        config = ModelConfig(name=str(path), dtype="bfloat16", fused=is_fused, packed=False)
+        config = ModelConfig(name=str(path), dtype="bfloat16", trimmed=False, fused=is_fused, packed=False)
         checkpoint = open_checkpoint(config)
         model = Model(config, checkpoint, load_task(TaskConfig(), checkpoint))
         assert model.is_fused is is_fused

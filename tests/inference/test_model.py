@@ -25,7 +25,7 @@ CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 def load(path: Path, dtype: Dtype = "float32") -> Model:
-    config = ModelConfig(name=str(path), dtype=dtype, fused=False)  # `test_fused.py` has the other kernels
+    config = ModelConfig(name=str(path), dtype=dtype, fused=False, trimmed=False)  # they have tests of their own
     checkpoint = open_checkpoint(config)
     return Model(config, checkpoint, load_task(TaskConfig(), checkpoint))
 

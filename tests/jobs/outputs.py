@@ -51,7 +51,7 @@ def write_output(
     origin = Origin(
         fingerprint={"task.name": task, "model.labels": ["a", "b", "c"], "input.columns": {"text": "text"}}
         | {"model.dtype": "float32", "model.max_batch_tokens": 1, "model.packed": False}
-        | {"model.deduplicate": False, "model.fp8": False}
+        | {"model.deduplicate": False, "model.fp8": False, "model.trimmed": False}
         | dict(fingerprint),
         provenance={"model": {"name": "m", "revision": None}, "software": {"torch": "2"}},
     )

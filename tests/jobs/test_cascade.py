@@ -14,6 +14,7 @@ import yaml
 from inference.checkpoint import open_checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.errors import ConfigError, FingerprintError, InputError, ModelError
+from jobs import manifest
 from jobs.cli import app
 from jobs.cli_text import describe, summary
 from jobs.config import JobConfig
@@ -117,6 +118,7 @@ def test_the_fingerprint_of_one_model_is_what_it_was_before_there_could_be_sever
         "model.fused": True,
         "model.fp8": False,
         "model.packed": None,
+        "model.trimmed": True,
         "task.name": "text-classification",
         "task.options": {"top_k": 2},
         "task.postprocess": None,
@@ -338,3 +340,12 @@ def test_the_python_example_of_the_document_prints_what_it_says(capsys: pytest.C
     expected = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# ")]
     exec(compile(code, "docs/cascade.md", "exec"), {})  # noqa: S102 - our own document
     assert capsys.readouterr().out.splitlines() == expected != []
+
+
+def test_what_was_begun_before_a_key_goes_on_where_every_model_leaves_it_off() -> None:
+    before = {f"{model}.{key}": "same" for model in ("model", "model.1") for key in ("weights", "fused")}
+    off = before | {
+        f"{model}.{key}": False for model in ("model", "model.1") for key in ("deduplicate", "fp8", "trimmed")
+    }
+    assert manifest.settle(off, before) == (off, [])
+    assert manifest.settle(off | {"model.1.trimmed": True}, before)[1] == ["model.1.trimmed was False, is True"]

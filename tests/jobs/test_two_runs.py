@@ -62,7 +62,7 @@ def test_two_runs_that_take_turns_at_the_same_splits_both_end_well(make_job: Mak
 
 def test_a_run_begins_while_another_one_makes_and_removes_notes(tmp_path: Path) -> None:
     output, stop, made = locate(str(tmp_path / "out")), threading.Event(), list[str]()
-    fingerprint = {"model.deduplicate": True, "model.fp8": False}
+    fingerprint = {"model.deduplicate": True, "model.fp8": False, "model.trimmed": True}
 
     def note(name: str) -> None:
         while not stop.is_set():
