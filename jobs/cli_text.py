@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jobs.report import RunReport
 from jobs.status import OutputStatus
-from jobs.wording import counted, few, short
+from jobs.wording import counted, escalated, few, short
 
 _NUM_ERRORS = 3
 _NUM_LABELS = 5
@@ -26,7 +26,7 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
     lines = [
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
-        *_escalated(report),
+        *escalated(report.num_rows, report.num_escalated),
         *(f"             {short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_ERRORS]),
         f"speed      {speed if report.new_rows else idle(report)}",
         f"precision  {report.dtype}",
@@ -48,12 +48,6 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
 def idle(report: RunReport) -> str:
     """Why a run made no row: it was stopped before the first, or there was none to make."""
     return f"nothing was labelled, {report.num_pending:,} splits are left" if report.num_pending else "nothing to do"
-
-
-def _escalated(report: RunReport) -> list[str]:
-    """How many rows each model but the first was shown."""
-    shares = [f"{number:,} ({number / max(report.num_rows, 1):.1%})" for number in report.num_escalated]
-    return [f"escalated  {', then '.join(shares)}"] if shares else []
 
 
 def _label_lines(labels: Mapping[str, int]) -> list[str]:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def make_report(
         output=str(output),
         made_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         is_complete=is_finished or manifest.is_complete(output),
-        **_made_by(source),
+        **_made_by(source, counters.num_rows),
         counted=counters.counted,
         num_shards=len(shards),
         num_parts=len(source.parts),
@@ -157,16 +157,28 @@ def count(source: Source) -> tuple[Counters, list[ShardSummary]]:
     return total, [shard.within(total.labels) for shard in shards]
 
 
-def _made_by(source: Source) -> dict[str, Any]:
+def _made_by(source: Source, num_rows: int) -> dict[str, Any]:
     maker = source.makers[0] if source.makers else {}
     return {
         "task": task_of(source.fingerprint) or "",
         "model": maker.get("model", {}),
+        "models": _models(maker, num_rows, source.num_escalated),
         "software": maker.get("software", {}),
         "num_makers": len(source.makers),
         "fingerprint": hash_fingerprint(source.fingerprint),
         "job": source.fingerprint,
     }
+
+
+def _models(maker: dict[str, Any], num_rows: int, num_escalated: list[int]) -> list[dict[str, Any]]:
+    later = maker.get("later_models", [])
+    if not later:
+        return []
+    steps = pairwise([num_rows, *num_escalated, 0])
+    return [
+        model | {"shown": shown, "answered": shown - went_on}
+        for model, (shown, went_on) in zip([maker["model"], *later], steps, strict=False)
+    ]
 
 
 def _label_counts(counters: Counters) -> list[LabelCounts]:

@@ -177,6 +177,19 @@ def test_parts_without_counters_are_read_and_mixed_with_others(make_job: MakeJob
     assert json.loads((output / REPORT).read_text())["rows_read"] == 17
 
 
+def test_the_software_shown_is_that_of_the_first_part_whichever_is_read_first(tmp_path: Path) -> None:
+    table = complete({"text": ["x"], "label": ["a"], "confidence": pa.array([0.5], pa.float32())})
+    output = write_output(tmp_path / "out", {"x.parquet": [table], "y.parquet": [table]})
+    first = tmp_path / "out" / "x-00000.parquet"
+    metadata = pq.read_schema(first).metadata
+    footer = json.loads(metadata[b"shardlabel"])
+    # Five million bytes take longer to read than the other part's footer.
+    footer["provenance"]["software"] = {"torch": "1", "other": "1" * 5_000_000}
+    pq.write_table(table.replace_schema_metadata({b"shardlabel": json.dumps(footer)}), first)
+    report = report_of(output)
+    assert (report.software["torch"], report.num_makers) == ("1", 2)
+
+
 def test_a_pruned_shard_is_not_counted_any_more(make_job: MakeJob, shards: Path) -> None:
     job = make_job()
     run(job)
