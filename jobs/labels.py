@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from inference.errors import JobError, OutputError
 from jobs import manifest, storage
 from jobs.against import compare_with
 from jobs.counters import Counters
@@ -114,22 +115,27 @@ def write_report(output: Location, report: LabelReport) -> None:
         OutputError: they could not be written.
     """
     content = report.as_dict()
-    storage.write(output.join(REPORT), json.dumps(content, indent=1).encode())
     storage.write(output.join(PAGE), render(content).encode())
+    storage.write(output.join(REPORT), json.dumps(content, indent=1).encode())
 
 
 def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None:
     """The end of a run: leave the report, unless there are so many parts that reading their footers takes long.
 
     Raises:
-        OutputError: a part could not be read, or the report not be written.
+        JobError: a part could not be read, or the report not be written.
     """
     if num_parts > MAX_PARTS_AT_END:
         _log.info("of %s parts a report takes a while: shardlabel report %s", f"{num_parts:,}", output)
         return
-    if not read_index(output):
-        return  # no shard could be read whole, which is what the run has to say
-    write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
+    try:
+        if not read_index(output):
+            return  # no shard could be read whole, which is what the run has to say
+        storage.delete(output.join(REPORT))  # lest an old one is taken for that of this run if there is no new one
+        write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
+    except OutputError as error:
+        msg = f"the parts are written, but not their report: {error}; then run: shardlabel report {output}"
+        raise JobError(msg) from error
 
 
 def read_label_counts(output: Location, num_parts: int) -> dict[str, int] | None:
