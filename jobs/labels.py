@@ -6,6 +6,7 @@ What is in `_shardlabel/label_report.json` and `report.html` was true when they 
 import json
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice, pairwise
@@ -139,12 +140,13 @@ def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None
 
 
 def read_label_counts(output: Location, num_parts: int) -> dict[str, int] | None:
-    """How often each label was given or none was, by the report that a run's end left; None where it left none."""
-    content = None if num_parts > MAX_PARTS_AT_END else storage.read_text(output.join(REPORT))
-    if content is None:
-        return None
-    counts = {each["label"]: each["count"] for each in json.loads(content)["labels"]}
-    return {NO_LABEL if label is None else label: number for label, number in counts.items()}
+    """How often each label was given or none was, by the report that a run's end left; None where none can be read."""
+    with suppress(OutputError, ValueError, KeyError):  # the run is done, whatever becomes of what it says of labels
+        content = None if num_parts > MAX_PARTS_AT_END else storage.read_text(output.join(REPORT))
+        if content is not None:
+            counts = {each["label"]: each["count"] for each in json.loads(content)["labels"]}
+            return {NO_LABEL if label is None else label: number for label, number in counts.items()}
+    return None
 
 
 def count(source: Source) -> tuple[Counters, list[ShardSummary]]:
