@@ -10,14 +10,13 @@ import json
 import logging
 import os
 import sys
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from inference.errors import JobError, OutputError, ShardlabelError
+from inference.errors import JobError, ShardlabelError
 from jobs import cli_after, cli_before, cli_relabel
 from jobs.cli_options import (
     STOPPED_STATUS,
@@ -144,9 +143,7 @@ def _run(job_file: Path, overrides: list[str], printer: Printer, stop: Stop, **h
     if printer.as_json:
         print(json.dumps(report.as_dict()))
     else:
-        labels = None
-        with suppress(OutputError, ValueError, KeyError):  # the run is done, whatever becomes of this line
-            labels = None if report.stopped else read_label_counts(locate(report.output), report.num_parts)
+        labels = None if report.stopped else read_label_counts(locate(report.output), report.num_parts)
         print(summary(report, is_pruned=how.get("prune", False), labels=labels))
     if report.stopped:
         printer.end(stopped(report), STOPPED_STATUS)

@@ -41,6 +41,7 @@ def relabel(  # noqa: PLR0913 - a command's options
     Example: shardlabel relabel build/demo/labels build/demo/sure temperature=1.5 abstain_below=0.6
     """
     from jobs.cli_text import stopped
+    from jobs.labels import read_label_counts
     from jobs.progress import RunProgress
     from jobs.relabel import describe as describe_relabelling
     from jobs.relabel import relabel as relabel_output
@@ -59,7 +60,8 @@ def relabel(  # noqa: PLR0913 - a command's options
         printer.fail(error)
     except Stopped:
         printer.end(f"stopped by {stop.reason} before a part was begun; run again to begin", STOPPED_STATUS)
-    print(json.dumps(report.as_dict()) if as_json else describe_relabelling(report))
+    labels = None if as_json or report.stopped else read_label_counts(plan.output, report.num_parts)
+    print(json.dumps(report.as_dict()) if as_json else describe_relabelling(report, labels))
     if report.stopped:
         printer.end(stopped(report), STOPPED_STATUS)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jobs.report import RunReport
 from jobs.status import OutputStatus
-from jobs.wording import counted, few, short
+from jobs.wording import counted, escalated, few, short
 
 _NUM_ERRORS = 3
 _NUM_LABELS = 5
@@ -26,20 +26,19 @@ def summary(report: RunReport, *, is_pruned: bool, labels: Mapping[str, int] | N
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.1f} s"
     lines = [
         f"rows       {rows}, {report.num_failed:,} failed, {report.num_truncated:,} truncated",
-        *_escalated(report),
+        *escalated(report.num_rows, report.num_escalated),
         *(f"             {short(f'{count:,} x {text}')}" for text, count in list(report.errors.items())[:_NUM_ERRORS]),
         f"speed      {speed if report.new_rows else idle(report)}",
         f"precision  {report.dtype}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
-        *_label_lines(labels or {}),
+        *label_lines(labels),
     ]
     if report.vanished_shards:
         what = "their parts were removed" if is_pruned else "their parts are still there, --prune removes them"
         lines.append(
             f"vanished   {counted(len(report.vanished_shards), 'shard')} ({few(report.vanished_shards)}); {what}"
         )
-    if labels is not None:
-        lines.append(f"report     {report.output.rstrip('/')}/{_PAGE}")
+    lines += page_line(report, labels)
     if report.num_failed:
         lines.append("next       mend what the column `error` says, then: shardlabel retry JOB.yaml")
     return "\n".join(lines)
@@ -50,14 +49,9 @@ def idle(report: RunReport) -> str:
     return f"nothing was labelled, {report.num_pending:,} splits are left" if report.num_pending else "nothing to do"
 
 
-def _escalated(report: RunReport) -> list[str]:
-    """How many rows each model but the first was shown."""
-    shares = [f"{number:,} ({number / max(report.num_rows, 1):.1%})" for number in report.num_escalated]
-    return [f"escalated  {', then '.join(shares)}"] if shares else []
-
-
-def _label_lines(labels: Mapping[str, int]) -> list[str]:
+def label_lines(labels: Mapping[str, int] | None) -> list[str]:
     """The commonest labels, and how many others there are."""
+    labels = labels or {}
     total = sum(labels.values())
     top = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_NUM_LABELS]
     lines = [f"{short(name, _LABEL_WIDTH):{_LABEL_WIDTH}} {count:>14,} {count / total:>6.1%}" for name, count in top]
@@ -65,6 +59,11 @@ def _label_lines(labels: Mapping[str, int]) -> list[str]:
         left = total - sum(count for _, count in top)
         lines.append(f"{f'{others:,} other labels':{_LABEL_WIDTH}} {left:>14,} {left / total:>6.1%}")
     return [f"{'labels' if i == 0 else '':10} {line}" for i, line in enumerate(lines)]
+
+
+def page_line(report: RunReport, labels: Mapping[str, int] | None) -> list[str]:
+    """Where the page is, if the run left one."""
+    return [] if labels is None else [f"report     {report.output.rstrip('/')}/{_PAGE}"]
 
 
 def failed_shards(report: RunReport) -> str:

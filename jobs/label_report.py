@@ -240,7 +240,9 @@ class LabelReport:
     counted: str | None
     """What `labels` counts: `rows`, `labels` of rows with several, `entities`; None: the task has no labels."""
     model: dict[str, Any]
-    """`name` and `revision`."""
+    """`name` and `revision`; of several models those of the first."""
+    models: list[dict[str, Any]] = field(default_factory=list)
+    """Of several: also the rows, failed ones too, that each was `shown`, and those that have its answer: `answered`."""
     software: dict[str, str | None]
     """Package -> version, of the first part."""
     num_makers: int

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.label_report import NO_LABEL, Against, Gold, Histogram, LabelReport
-from jobs.wording import counted
+from jobs.wording import counted, escalated
 
 _NUM_LABELS = 12
 _NUM_LINES = 3
@@ -42,6 +42,7 @@ def _counts(report: LabelReport) -> list[str]:
         f"           {report.num_failed:,} failed, {report.num_truncated:,} truncated",
         *(f"             {each.count:,} x {each.message}" for each in report.errors[:_NUM_LINES]),
         f"tokens     {report.num_tokens:,}, {_brief(report.token_lengths)}",
+        *escalated(report.num_rows, [model["shown"] for model in report.models[1:]]),
     ]
     if report.num_unlabelled:
         lines.append(f"unlabelled {report.num_unlabelled:,} answered rows have no label")

@@ -6,9 +6,9 @@ shards that no run has finished yet count too, unless they are asked not to.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, zip_longest
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,13 @@ from jobs.stores import read_each
 
 _BATCH = 512
 _MAX_ATTEMPTS = 3
+
+
+class _Part(NamedTuple):
+    identity: PartIdentity
+    counters: Counters
+    rows_read: int
+    """0 unless its counters had to be made of its rows."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +50,9 @@ class Source:
     num_replaced: int = 0
     """Shards left out, since a run replaced their parts meanwhile."""
     makers: list[dict[str, Any]] = field(default_factory=list)
-    """The provenances of the parts."""
+    """The provenances of the parts that count, that of the first part first."""
+    num_escalated: list[int] = field(default_factory=list)
+    """Of several models: the rows that went on to the second, the third, …"""
     _known: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -71,9 +80,19 @@ class Source:
                     self.num_replaced += 1
                     self.entries[shard] = []
                 else:
-                    yield shard, Counters.merge(known)
+                    for part in known:
+                        self._add(part)
+                    yield shard, Counters.merge(part.counters for part in known)
 
-    def _read_part(self, entry: Entry) -> Counters | None:
+    def _add(self, part: _Part) -> None:
+        """Here and not where parts are read, many at once: what is first is then the same each time."""
+        self.rows_read += part.rows_read
+        if part.identity.provenance not in self.makers:
+            self.makers.append(part.identity.provenance)
+        escalated = zip_longest(self.num_escalated, part.identity.record.num_escalated, fillvalue=0)
+        self.num_escalated = [sum(counts) for counts in escalated]
+
+    def _read_part(self, entry: Entry) -> _Part | None:
         """None when the file is no more what the index says."""
         place = self.output.join(entry.file)
         size = self.sizes.get(entry.file)
@@ -81,16 +100,14 @@ class Source:
         if found is None or not entry.is_of(found[0]):
             return None
         identity, counters = found
-        if identity.provenance not in self.makers:
-            self.makers.append(identity.provenance)
-        if counters is None:
-            counters = self._count(entry)
-        return counters
+        if counters is not None:
+            return _Part(identity, counters, 0)
+        counters = self._count(entry)
+        return None if counters is None else _Part(identity, counters, entry.num_rows)
 
     def _count(self, entry: Entry) -> Counters | None:
         task = task_of(self.fingerprint)
         table = read_part(self.output, entry, lambda schema: counted_columns(schema.names, task))
-        self.rows_read += entry.num_rows
         return None if table is None else Counters.of(table, entry.part, task)
 
 

@@ -6,13 +6,15 @@ What is in `_shardlabel/label_report.json` and `report.html` was true when they 
 import json
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
+from inference.errors import JobError, OutputError
 from jobs import manifest, storage
 from jobs.against import compare_with
 from jobs.counters import Counters
@@ -80,7 +82,7 @@ def make_report(
         output=str(output),
         made_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         is_complete=is_finished or manifest.is_complete(output),
-        **_made_by(source),
+        **_made_by(source, counters.num_rows),
         counted=counters.counted,
         num_shards=len(shards),
         num_parts=len(source.parts),
@@ -114,31 +116,37 @@ def write_report(output: Location, report: LabelReport) -> None:
         OutputError: they could not be written.
     """
     content = report.as_dict()
-    storage.write(output.join(REPORT), json.dumps(content, indent=1).encode())
     storage.write(output.join(PAGE), render(content).encode())
+    storage.write(output.join(REPORT), json.dumps(content, indent=1).encode())
 
 
 def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None:
     """The end of a run: leave the report, unless there are so many parts that reading their footers takes long.
 
     Raises:
-        OutputError: a part could not be read, or the report not be written.
+        JobError: a part could not be read, or the report not be written.
     """
     if num_parts > MAX_PARTS_AT_END:
         _log.info("of %s parts a report takes a while: shardlabel report %s", f"{num_parts:,}", output)
         return
-    if not read_index(output):
-        return  # no shard could be read whole, which is what the run has to say
-    write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
+    try:
+        if not read_index(output):
+            return  # no shard could be read whole, which is what the run has to say
+        storage.delete(output.join(REPORT))  # lest an old one is taken for that of this run if there is no new one
+        write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
+    except OutputError as error:
+        msg = f"the parts are written, but not their report: {error}; then run: shardlabel report {output}"
+        raise JobError(msg) from error
 
 
 def read_label_counts(output: Location, num_parts: int) -> dict[str, int] | None:
-    """How often each label was given or none was, by the report that a run's end left; None where it left none."""
-    content = None if num_parts > MAX_PARTS_AT_END else storage.read_text(output.join(REPORT))
-    if content is None:
-        return None
-    counts = {each["label"]: each["count"] for each in json.loads(content)["labels"]}
-    return {NO_LABEL if label is None else label: number for label, number in counts.items()}
+    """How often each label was given or none was, by the report that a run's end left; None where none can be read."""
+    with suppress(OutputError, ValueError, KeyError):  # the run is done, whatever becomes of what it says of labels
+        content = None if num_parts > MAX_PARTS_AT_END else storage.read_text(output.join(REPORT))
+        if content is not None:
+            counts = {each["label"]: each["count"] for each in json.loads(content)["labels"]}
+            return {NO_LABEL if label is None else label: number for label, number in counts.items()}
+    return None
 
 
 def count(source: Source) -> tuple[Counters, list[ShardSummary]]:
@@ -157,16 +165,28 @@ def count(source: Source) -> tuple[Counters, list[ShardSummary]]:
     return total, [shard.within(total.labels) for shard in shards]
 
 
-def _made_by(source: Source) -> dict[str, Any]:
+def _made_by(source: Source, num_rows: int) -> dict[str, Any]:
     maker = source.makers[0] if source.makers else {}
     return {
         "task": task_of(source.fingerprint) or "",
         "model": maker.get("model", {}),
+        "models": _models(maker, num_rows, source.num_escalated),
         "software": maker.get("software", {}),
         "num_makers": len(source.makers),
         "fingerprint": hash_fingerprint(source.fingerprint),
         "job": source.fingerprint,
     }
+
+
+def _models(maker: dict[str, Any], num_rows: int, num_escalated: list[int]) -> list[dict[str, Any]]:
+    later = maker.get("later_models", [])
+    if not later:
+        return []
+    steps = pairwise([num_rows, *num_escalated, 0])
+    return [
+        model | {"shown": shown, "answered": shown - went_on}
+        for model, (shown, went_on) in zip([maker["model"], *later], steps, strict=False)
+    ]
 
 
 def _label_counts(counters: Counters) -> list[LabelCounts]:

@@ -5,7 +5,7 @@ a run of that job finds nothing to do there, and what is committed is not made a
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,11 +16,12 @@ from inference.columns import scatter
 from inference.errors import FingerprintError, JobError, OutputError
 from inference.labelling import Labelling
 from jobs import manifest, storage
-from jobs.cli_text import idle
+from jobs.cli_text import idle, label_lines, page_line
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
 from jobs.kept_logits import LOGITS, matrix
+from jobs.labels import leave_report
 from jobs.parts import Origin, PartRecord, parse_part, write_part
 from jobs.provenance import relabelled_from
 from jobs.relabelling import Relabelling, relabelled_schema
@@ -90,7 +91,10 @@ def relabel(
     if not num_left and (made or committed.stale or not manifest.is_complete(plan.output)):
         with _begun():
             index.drop_copies()
-            manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=report.is_complete)
+            try:
+                leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
+            finally:  # what becomes of the report changes nothing about the rows
+                manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=report.is_complete)
     return report
 
 
@@ -174,18 +178,19 @@ def relabelled(table: pa.Table, before: Labelling, after: Labelling) -> pa.Table
     return pa.table([columns[name] for name in schema.names], schema)
 
 
-def describe(report: RunReport) -> str:
-    """What a relabelling says to people in the end."""
+def describe(report: RunReport, labels: Mapping[str, int] | None = None) -> str:
+    """What a relabelling says to people in the end; see `summary`."""
     speed = f"{report.rows_per_second:,.0f} rows/s, {report.seconds:.1f} s" if report.new_rows else idle(report)
     lines = [
         f"rows       {report.num_rows:,} ({report.new_rows:,} in this run), {report.num_failed:,} failed",
         f"speed      {speed}",
         f"parts      {report.num_parts} of {report.num_splits} in {report.output}",
+        *label_lines(labels),
     ]
     if report.vanished_shards:
         names = ", ".join(report.vanished_shards)
         lines.append(f"vanished   {names}: still here, no longer in the old output")
-    return "\n".join(lines)
+    return "\n".join([*lines, *page_line(report, labels)])
 
 
 def _note(plan: Relabelling, committed: manifest.Committed) -> RunNote:

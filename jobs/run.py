@@ -138,9 +138,11 @@ class _Run:
         if committed.pending or doomed or not is_settled:
             with _fails_the_run():
                 self._index.drop_copies()
-                leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
-                self.ending.close()  # before the sign that all is complete, which comes last
-                manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
+                try:
+                    leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
+                finally:  # what becomes of the report changes nothing about the rows
+                    self.ending.close()  # before the sign that all is complete, which comes last
+                    manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
         return report
 
     def _replaced(self) -> list[str]:

@@ -20,6 +20,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def escalated(num_rows: int, num_escalated: Sequence[int]) -> list[str]:
+    """A line of how many rows went on to each model but the first; none of a single model."""
+    shares = [f"{number:,} ({number / max(num_rows, 1):.1%})" for number in num_escalated]
+    return [f"escalated  {', then '.join(shares)}"] if shares else []
+
+
 def few(names: Sequence[str]) -> str:
     """The first three of them, and a sign that there are more."""
     return ", ".join([*(short(name) for name in names[:_NUM_NAMES]), *(["…"] if names[_NUM_NAMES:] else [])])

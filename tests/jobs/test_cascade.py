@@ -18,8 +18,10 @@ from jobs import manifest
 from jobs.cli import app
 from jobs.cli_text import describe, summary
 from jobs.config import JobConfig
+from jobs.labels import PAGE, make_report
 from jobs.plan import make_plan
 from jobs.status import read_status
+from jobs.storage import locate
 from tests.conftest import MakeCheckpoint
 from tests.families import build_checkpoint
 from tests.inference.conftest import assert_same
@@ -95,6 +97,7 @@ def test_a_job_of_one_model_says_nothing_of_others(make_job: MakeJob) -> None:
     assert "escalated" not in summary(report, is_pruned=False)
     footer = json.loads(pq.read_schema(Path(job.output.path) / "a.parquet").metadata[b"shardlabel"])
     assert "num_escalated" not in footer["record"]
+    assert make_report(locate(job.output.path)).models == []
     assert set(footer["provenance"]) == {"model", "software"}
     assert not [key for key in footer["fingerprint"] if "escalate" in key or "model.1" in key]
 
@@ -158,6 +161,15 @@ def test_three_models_count_the_rows_that_each_was_shown(
     assert report.num_escalated == shown
     assert shown[0] > shown[1] > 0
     assert run(job).num_escalated == shown  # from the footers
+    found = make_report(locate(job.output.path))
+    assert found.models == [
+        {"name": model.name, "revision": None, "shown": seen, "answered": sum(row["answered_by"] == i for row in rows)}
+        for i, (model, seen) in enumerate(zip(job.models, [45, *shown], strict=True))
+    ]
+    page = " ".join(re.sub(r"<[^>]*>", " ", (Path(job.output.path) / PAGE).read_text()).split())
+    for i, model in enumerate(found.models):
+        said = f"Model {i} {model['name']} Rows shown {model['shown']}, answered {model['answered']} Precision float32"
+        assert said in page
     last = make_job("third", model={"name": str(third)})
     run(last)
     for row, alone in zip(rows, read_parts(last.output.path), strict=True):
@@ -262,6 +274,8 @@ def test_the_command_line_takes_a_list_and_says_how_many_rows_went_on(
     shutil.rmtree(make().output.path)
     result = run_file(file, "model.0.escalate_below=1")
     assert "escalated  40 (88.9%)" in result.stdout.splitlines()
+    result = RUNNER.invoke(app, ["report", make().output.path])
+    assert "escalated  40 (88.9%)" in map(str.rstrip, result.stdout.splitlines())
     result = run_file(file, f"model={{name: {paths[0]}}}")
     assert result.exit_code == 2
     assert "holds the output of another job" in result.stderr

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from inference.errors import JobError, OutputError
+from inference.errors import OutputError
 from jobs import labels
 from jobs.cli import app
 from jobs.counting import OTHER
@@ -22,13 +22,15 @@ from jobs.label_source import find_source
 from jobs.labels import PAGE, REPORT, make_report
 from jobs.parts import _COUNTERS_KEY, PartRecord
 from jobs.run import run_job
+from jobs.run_log import RUNS
 from jobs.stages import write_split
+from jobs.status import read_status
 from jobs.storage import locate
 from tests.conftest import MakeCheckpoint
 from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 from tests.jobs.outputs import complete, write_output
 from tests.jobs.s3_server import Store
-from tests.jobs.world import World, refusal
+from tests.jobs.world import NUM_ROWS, RUNNER, World, refusal
 
 SPLITS = {"split_rows": 10}
 
@@ -177,6 +179,19 @@ def test_parts_without_counters_are_read_and_mixed_with_others(make_job: MakeJob
     assert json.loads((output / REPORT).read_text())["rows_read"] == 17
 
 
+def test_the_software_shown_is_that_of_the_first_part_whichever_is_read_first(tmp_path: Path) -> None:
+    table = complete({"text": ["x"], "label": ["a"], "confidence": pa.array([0.5], pa.float32())})
+    output = write_output(tmp_path / "out", {"x.parquet": [table], "y.parquet": [table]})
+    first = tmp_path / "out" / "x-00000.parquet"
+    metadata = pq.read_schema(first).metadata
+    footer = json.loads(metadata[b"shardlabel"])
+    # Five million bytes take longer to read than the other part's footer.
+    footer["provenance"]["software"] = {"torch": "1", "other": "1" * 5_000_000}
+    pq.write_table(table.replace_schema_metadata({b"shardlabel": json.dumps(footer)}), first)
+    report = report_of(output)
+    assert (report.software["torch"], report.num_makers) == ("1", 2)
+
+
 def test_a_pruned_shard_is_not_counted_any_more(make_job: MakeJob, shards: Path) -> None:
     job = make_job()
     run(job)
@@ -260,17 +275,45 @@ def test_a_directory_without_an_output_or_without_a_part_yet_is_refused(tmp_path
         report_of(write_output(tmp_path / "claimed", {}))
 
 
-def test_a_report_that_could_not_be_written_fails_the_run_and_the_next_one_writes_it(make_job: MakeJob) -> None:
-    job = make_job()
-    page = Path(job.output.path) / PAGE
-    page.mkdir(parents=True)
-    with pytest.raises(JobError, match=r"report\.html: cannot be written .* run again to finish"):
-        run(job)
-    assert not (page.parent.parent / "_SUCCESS").exists()
+def test_a_report_that_cannot_be_written_is_an_error_but_the_output_is_complete(
+    single_label: Path, tmp_path: Path
+) -> None:
+    """Nor is the old report taken for one of the new rows."""
+    world = World(tmp_path, single_label)
+    page = world.out / PAGE
+    assert f"report     {page}" in world.run().stdout
+    page.unlink()
+    page.mkdir()
+    world.write_shard("new.parquet", ["a bad film"] * 3)
+    result = world.run()
+    assert result.exit_code == 1
+    message = refusal(result)
+    assert f"the parts are written, but not their report: {page}: cannot be written (" in message
+    assert message.endswith(f"; then run: shardlabel report {world.out}")
+    assert (world.out / "_SUCCESS").exists()
+    status = read_status(str(world.out))
+    assert (status.is_complete, status.num_rows) == (True, NUM_ROWS + 3)
+    assert status.last_run is not None
+    assert status.last_run.state == "done"
+    assert json.loads((world.out / "_shardlabel/report.json").read_text())["num_rows"] == NUM_ROWS + 3
+    result = world.run()
+    assert (result.exit_code, "labels" in result.stdout, str(page) in result.stdout) == (0, False, False)
     page.rmdir()
-    assert run(job).new_rows == 0
+    assert RUNNER.invoke(app, ["report", str(world.out)]).exit_code == 0
     assert page.read_text().startswith("<!doctype html>")
-    assert (page.parent.parent / "_SUCCESS").exists()
+    assert f"report     {page}" in world.run().stdout
+
+
+def test_a_report_that_fails_as_nobody_foresaw_takes_no_complete_output_along(make_job: MakeJob) -> None:
+    job = make_job()
+    log = {"run_id": "", "started": "last night", "seconds": 1, "num_parts": 1, "interval_seconds": 1}
+    (runs := Path(job.output.path) / RUNS).mkdir(parents=True)
+    # No time as a run writes it: of another version perhaps, or of somebody's hands.
+    (runs / "2000.json").write_text(json.dumps(log | {"intervals": [], "stage_seconds": {}}))
+    with pytest.raises(ValueError, match="last night"):
+        run(job)
+    assert (runs.parent.parent / "_SUCCESS").exists()
+    assert run(job).new_rows == 0
 
 
 def test_of_an_unfinished_shard_the_parts_of_its_latest_version_count(tmp_path: Path) -> None:

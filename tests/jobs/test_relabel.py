@@ -19,10 +19,12 @@ from typer.testing import Result
 
 from jobs.cli import app
 from jobs.config import JobConfig
+from jobs.labels import PAGE, REPORT
 from jobs.parts import PartIdentity, PartRecord
 from jobs.reader import read_shards
 from jobs.relabel import relabel as relabel_output
 from jobs.relabelling import plan_relabelling
+from jobs.report_page import render
 from jobs.run import run_job
 from jobs.status import read_status
 from jobs.stopping import Stop
@@ -53,6 +55,13 @@ def tables(output: Path) -> dict[str, pa.Table]:
         str(path.relative_to(output)): pq.ParquetFile(path).read().replace_schema_metadata()
         for path in sorted(output.rglob("*.parquet"))
     }
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    """What was left of its labels, without place, times and speed; the page beside it says the same."""
+    report = json.loads((output / REPORT).read_text())
+    assert (output / PAGE).read_text() == render(report)
+    return {key: value for key, value in report.items() if key not in {"output", "made_at", "runs"}}
 
 
 def relabel(source: Path | str, target: Path | str, *arguments: str) -> Result:
@@ -129,6 +138,7 @@ def test_the_parts_are_those_of_a_fresh_run_and_a_run_finds_nothing_to_do(  # no
         assert new[name].schema.equals(table.schema), name
         assert new[name].equals(table), name
     assert tables(tmp_path / "out") != expected
+    assert report_of(tmp_path / "new") == report_of(tmp_path / "fresh")
     again = run(fresh.model_copy(update={"output": fresh.output.model_copy(update={"path": str(tmp_path / "new")})}))
     assert (again.new_parts, again.num_parts, again.is_complete) == (0, len(expected), True)
     assert again.fingerprint == report["fingerprint"] == read_status(fresh.output.path).fingerprint
@@ -151,6 +161,21 @@ def test_the_new_output_is_as_a_run_leaves_it_and_can_be_relabelled_back(out: Pa
     back = read_status(str(tmp_path / "back"))
     assert back.fingerprint == read_status(str(out)).fingerprint
     assert len(back.provenance[0]["relabelled_from"]) == 2
+
+
+def test_the_command_says_how_the_labels_are_now_and_a_report_that_fails_costs_no_row(
+    out: Path, tmp_path: Path
+) -> None:
+    new, page = tmp_path / "new", tmp_path / "new" / PAGE
+    page.mkdir(parents=True)
+    result = relabel(out, new, "abstain_below=1")
+    assert "the parts are written, but not their report" in refusal(result)
+    assert (result.exit_code, (new / "_SUCCESS").exists(), len(tables(new))) == (1, True, 6)
+    page.rmdir()
+    assert RUNNER.invoke(app, ["report", str(new)]).exit_code == 0
+    lines = relabel(out, new, "abstain_below=1").stdout.splitlines()
+    assert lines[1] == "speed      nothing to do"
+    assert (lines[3].split(), lines[4]) == (["labels", "(no", "label)", "40", "100.0%"], f"report     {page}")
 
 
 def test_an_abstained_row_is_no_failed_one(out: Path, tmp_path: Path) -> None:
@@ -269,8 +294,10 @@ def test_an_unfinished_output_is_refused_unless_it_is_wanted_and_gone_on_with_la
     report = relabelled(out, tmp_path / "new", "top_k=1", "--partial")
     assert (report["num_parts"], report["is_complete"]) == (5, False)
     assert not (tmp_path / "new" / "_SUCCESS").exists()
+    assert (report_of(tmp_path / "new")["is_complete"], report_of(tmp_path / "new")["num_rows"]) == (False, 38)
     run(job)
     assert relabelled(out, tmp_path / "new", "top_k=1")["new_parts"] == 1
+    assert (report_of(tmp_path / "new")["is_complete"], report_of(tmp_path / "new")["num_rows"]) == (True, 45)
     assert (tmp_path / "new" / "_SUCCESS").exists()
 
 
