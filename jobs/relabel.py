@@ -125,7 +125,7 @@ def _make(  # noqa: PLR0913, PLR0917 - one step of `relabel`, with what it has a
         Stopped: some are left.
     """
     manifest.begin(plan.output, plan.fingerprint)
-    index.begin()
+    index.begin(stop)
     claim = manifest.ClaimCheck(plan.output, plan.fingerprint)
     num_left, pool = len(committed.pending), ThreadPoolExecutor(num_workers)
     with Heartbeat(plan.output, _note(plan, committed)) as heartbeat:

@@ -102,7 +102,7 @@ class _Run:
             if stop.reason is not None:
                 raise Stopped  # while Ray started: nothing is touched yet
             before.is_begun = True
-            _begin(plan, committed, self._index, self._fingerprint)
+            _begin(plan, committed, self._index, self._fingerprint, stop)
             with ExitStack() as stack:
                 heartbeat = stack.enter_context(Heartbeat(plan.output, self._note(work.run_id)))
                 with RunLog(plan.output, work.run_id) as log:
@@ -231,10 +231,10 @@ def prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> 
     )
 
 
-def _begin(plan: Plan, committed: manifest.Committed, index: Index, fingerprint: dict[str, Any]) -> None:
+def _begin(plan: Plan, committed: manifest.Committed, index: Index, fingerprint: dict[str, Any], stop: Stop) -> None:
     with _fails_the_run():
         manifest.begin(plan.output, fingerprint)
-        index.begin()
+        index.begin(stop)
     remember(plan.output, committed.footers)
 
 
