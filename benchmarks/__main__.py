@@ -1,11 +1,8 @@
 """`python -m benchmarks`: measure, write the JSON, write the tables. `make bench` calls it with its defaults."""
 
 import argparse
-import datetime as dt
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 from benchmarks.catalog import PEERS
 from benchmarks.compare import Results
 from benchmarks.environments import install
+from benchmarks.machine import describe_machine
 from benchmarks.models import MODELS
 from benchmarks.schedule import Request, Schedule
 from benchmarks.tables import write_tables
@@ -42,7 +40,7 @@ def main(arguments: list[str]) -> int:
     if options.install_only:
         return 0
     results = Results(threads=len(affinity), dtype=resolve_dtype("auto", "cpu"), scale=options.scale)
-    machine = _machine()
+    machine = describe_machine()
     if options.add:
         results = _earlier(file, machine, options)
     results.extra["machine"] = machine
@@ -111,29 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--install-only", action="store_true", help="install the peers and stop")
     parser.add_argument("--tables-only", action="store_true", help="write the tables again from the JSON")
     return parser
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
-    packages = ("torch", "transformers", "tokenizers", "pyarrow", "ray", "shardlabel")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages} | _peer_versions(),
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-    }
-
-
-def _peer_versions() -> dict[str, str]:
-    lines = [line for peer in PEERS.values() if peer.environment for line in _requirements(peer.environment)]
-    pinned = dict(line.split("==") for line in lines if "==" in line)
-    return {name: pinned[name] for name in ("sentence-transformers", "daft", "onnxruntime", "openvino")}
-
-
-def _requirements(environment: str) -> list[str]:
-    return (ROOT / "benchmarks" / "peers" / "requirements" / f"{environment}.txt").read_text().split()
 
 
 def _pressure() -> str:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.__main__ import _machine
+from benchmarks.machine import describe_machine
 from benchmarks.models import MODELS, build_model
 from benchmarks.tables import rows, write_section
 from benchmarks.workloads import ROOT, WORKLOADS, build_workload
@@ -314,7 +314,7 @@ def main(arguments: list[str]) -> int:
     for part in options.parts:
         PARTS[part](bench)
     facts = {
-        "machine": _machine(),
+        "machine": describe_machine(),
         "model": options.model,
         "rounds": options.rounds,
         "timings": [asdict(timing) for timing in bench.timings],

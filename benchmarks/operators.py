@@ -22,9 +22,9 @@ import transformers
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.__main__ import _machine
 from benchmarks.compare import TOKENS
 from benchmarks.flops import flops, matmul_peak
+from benchmarks.machine import describe_machine
 from benchmarks.models import MODELS, build_model
 from benchmarks.schedule import CORE_MODELS, CORE_WORKLOADS
 from benchmarks.tables import rows, write_section
@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
         for model in options.models
         for workload in options.workloads
     ]
-    facts = {"machine": _machine(), "rounds": options.rounds, "profiles": [asdict(entry) for entry in profiles]}
+    facts = {"machine": describe_machine(), "rounds": options.rounds, "profiles": [asdict(entry) for entry in profiles]}
     write_section(Path(options.json), Path(options.page), "operators", facts, report(facts))
     return 0
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.__main__ import _machine
+from benchmarks.machine import describe_machine
 from benchmarks.tables import fill, rows
 from benchmarks.workloads import ROOT
 
@@ -146,7 +146,7 @@ def main() -> None:
                 [f"{NUM_SPLITS} splits of {num_mb} MB", f"{peaks[0] / _MB:.0f} MB", f"{peaks[1] / _MB:.0f} MB"]
             )
             print(*filled[-1], flush=True)
-    machine = _machine()
+    machine = describe_machine()
     where = f"{machine['date']}; {machine['processor']}, {os.cpu_count()} cores; ray {machine['versions']['ray']}."
     pools = rows(["pool, four GPUs", "splits of 0.5 s", "all done after", "first split of each Predictor done"], grown)
     store = rows([f"two object stores of {STORE_MB} MB", "held at most", "spilled"], filled)

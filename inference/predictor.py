@@ -106,12 +106,11 @@ class Predictor:
         def postprocess(rows: NDArray[np.int64]) -> None:
             # What lies between the first and the last one is a view, so that a call costs no more than that.
             low, high = int(rows[0]), int(rows[-1]) + 1
-            first, last = np.searchsorted(sequences.row_index, [low, high])
-            near = sequences.between(low, high)
+            near, places = sequences.between(low, high)
             chosen = np.zeros(high - low, dtype=np.bool_)
             chosen[rows - low] = True
             texts = readable.slice(low, high - low).filter(pa.array(chosen)).combine_chunks()
-            kept = values.between(first, last).of_sequences(chosen[near.row_index])
+            kept = values.between(*places).of_sequences(chosen[near.row_index])
             predicted = Predicted(
                 num_rows=len(texts),
                 columns={role: _one_chunk(texts.column(name)) for role, name in roles.items()},

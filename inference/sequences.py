@@ -55,17 +55,22 @@ class Sequences:
             row_index=np.repeat(np.arange(len(rows)), counts),
         )
 
-    def between(self, low: int, high: int) -> Self:
-        """View those of the rows from `low` to `high`, which is not among them; the rows are numbered anew."""
+    def between(self, low: int, high: int) -> tuple[Self, tuple[int, int]]:
+        """View those of the rows from `low` to `high`, which is not among them; the rows are numbered anew.
+
+        Returns:
+            them, and the first of them and the first beyond them among all.
+        """
         first, last = np.searchsorted(self.row_index, [low, high])
         offsets = self.offsets[first : last + 1]
         tokens = slice(offsets[0], offsets[-1])
-        return type(self)(
+        near = type(self)(
             ids=self.ids[tokens],
             features={name: values[tokens] for name, values in self.features.items()},
             offsets=offsets - offsets[0],
             row_index=self.row_index[first:last] - low,
         )
+        return near, (int(first), int(last))
 
     def of_rows(self, is_kept: NDArray[np.bool_]) -> Self:
         """The sequences of some rows, which are numbered from 0."""

@@ -104,7 +104,7 @@ def estimate_job(job: JobConfig, known: Known) -> Estimate:
         schema = pa.schema([plan.read_schema.field(name) for name in names])
         sample = draw_sample(pending, schema, known.sample_rows)
         unreadable = unreadable | sample.unreadable
-        lengths, speed = _look_at(sample, work, pool.device, len(pending), imported - listed if is_measured else None)
+        lengths, speed = _look_at(sample, work, pool, len(pending), imported - listed if is_measured else None)
     if pending and known.tokens_per_second is not None:
         speed = Speed(tokens_per_second=known.tokens_per_second, error=0.0, is_measured=False)
     if lengths and speed:
@@ -142,7 +142,7 @@ def _is_to_measure(pool: Pool, known: Known) -> bool:
 
 
 def _look_at(
-    sample: Sample, work: Work, device: Device, num_splits: int, importing: float | None
+    sample: Sample, work: Work, pool: Pool, num_splits: int, importing: float | None
 ) -> tuple[Lengths | None, Speed | None]:
     """Tokenize the sample, and label some of it if it is said how many seconds went into importing torch."""
     if not len(sample.texts):
@@ -151,13 +151,14 @@ def _look_at(
     tokenizer = work.load_tokenizer()
     loading = time.perf_counter() - started
     tokens = tokenizer(sample.texts)
-    lengths = measure_lengths(sample, tokens, work.models[0], device)
+    lengths = measure_lengths(sample, tokens, work.models[0], pool.device)
     num_tokens = np.asarray(tokens.column(NUM_TOKENS).fill_null(0)).astype(np.float64)
     rows = np.flatnonzero(num_tokens)
     if importing is None or not len(rows):
         return lengths, None
     at_once, texts = min(work.resources.max_actors, num_splits), sample.texts.take(pa.array(rows))
-    return lengths, measure_speed(work, tokenizer, importing + loading, texts, num_tokens[rows], at_once)
+    loading += importing
+    return lengths, measure_speed(work, tokenizer, loading, texts, num_tokens[rows], at_once, is_local=pool.is_local)
 
 
 def _find_problems(

@@ -1,9 +1,10 @@
-"""How many rows of a job may fail: counted while it runs, so that a broken model does not cost a whole corpus."""
+"""What fails a run: an output that is lost, and rows, counted so that a broken model does not cost a whole corpus."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from inference.errors import JobError
+from inference.errors import FingerprintError, JobError, OutputError
 from jobs.parts import PartRecord
 
 # While fewer rows than these are done, the allowance is that of these: a few bad rows at the beginning stop no job.
@@ -62,3 +63,19 @@ class FailureLimit:
             "input or the model and use retry, or raise the limit"
         )
         raise JobError(msg)
+
+
+@contextmanager
+def fails_the_run(what: str = "the run", verb: str = "run") -> Iterator[None]:
+    """The directory was read when the run began, so it is the run that failed: a full disk perhaps, or a lost store.
+
+    Raises:
+        JobError: in place of an `OutputError`; another job's claim of the directory meanwhile is as it is.
+    """
+    try:
+        yield
+    except FingerprintError:
+        raise
+    except OutputError as error:
+        msg = f"{what} stopped: {error}; the parts written until now stay, {verb} again to finish"
+        raise JobError(msg) from error

@@ -49,12 +49,11 @@ def read_gold(output: str, column: str, kept: KeptLogits) -> GoldRows:
     labels, unknown = kept.labels, Counter[str]()
     logits, is_right, num_left_out = [np.zeros((0, len(labels)), np.float32)], [np.zeros((0, len(labels)), np.bool_)], 0
     for _, table in read_shards(output, [LOGITS, column]):
-        has_both = pc.and_(table.column(LOGITS).is_valid(), table.column(column).is_valid())
-        usable = table.filter(has_both)
-        num_left_out += len(table) - len(usable)
-        logits.append(matrix(usable.column(LOGITS), len(labels)))
-        gold = gold_labels(usable.column(column), labels, has_sets=kept.problem_type == MULTI_LABEL)
-        is_right.append(_matrix_of(gold, labels, unknown))
+        gold = gold_labels(table.column(column), labels, has_sets=kept.problem_type == MULTI_LABEL)
+        has_both = pc.and_(table.column(LOGITS).is_valid().combine_chunks(), gold.is_valid())
+        num_left_out += len(table) - has_both.true_count
+        logits.append(matrix(table.column(LOGITS).filter(has_both), len(labels)))
+        is_right.append(_matrix_of(gold.filter(has_both), labels, unknown))
     if unknown:
         named = ", ".join(f"{name} ({count:,} rows)" for name, count in unknown.most_common(_NUM_NAMES))
         more = f" and {len(unknown) - _NUM_NAMES} others" if len(unknown) > _NUM_NAMES else ""

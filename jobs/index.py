@@ -7,6 +7,7 @@ there. Whoever reads through the index (`jobs/reader.py`) sees the old rows or t
 
 import dataclasses
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,9 @@ import pyarrow.parquet as pq
 from inference.errors import OutputError
 from jobs import storage
 from jobs.listing import find_in_output
-from jobs.parts import PartIdentity, parse_part
+from jobs.parts import PartIdentity, read_identity
 from jobs.shards import Split
+from jobs.stopping import Stop, Stopped
 from jobs.storage import Location
 from jobs.stores import read_each
 
@@ -36,7 +38,6 @@ _SCHEMA = pa.schema(
         ("num_rows", pa.int64()),
     ]
 )
-_COPY_THREADS = 16
 # With 100,000 parts the index is 1 to 2 MB and takes 0.2 s to write.
 _PUBLISH_SECONDS = 30.0
 # Times what it took: of a long run the index takes a fiftieth at most, however many parts there are.
@@ -140,29 +141,35 @@ class Index:
         """Whether all parts of a shard are there as the input has it now."""
         return shard in self._made and not self._num_pending[shard]
 
-    def begin(self) -> None:
+    def begin(self, stop: Stop) -> None:
         """Keep what this run will write over and say so, before it writes.
 
         Raises:
             OutputError: a copy or the index could not be written.
+            Stopped: it was asked to stop; the next run goes on with the copies that are made.
         """
-        self._copies = find_copies(self._output)
-        kept = read_each(self._kept, self._shards.values(), _COPY_THREADS)
-        self._copies |= {entry.file for entries in kept for entry in entries if entry.file != entry.part}
+        copies = self._copies = find_copies(self._output)
+        kept = read_each(lambda entries: self._kept(entries, copies, stop), self._shards.values())
         self._shards = {shard: entries for shard, entries in zip(self._shards, kept, strict=True) if entries}
         self.publish()
+        if stop.reason is not None:
+            raise Stopped
 
-    def _kept(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The entries of a shard with copies in the place of what will be overwritten; none if one is no more."""
+    def _kept(self, entries: Iterable[Entry], copies: set[str], stop: Stop) -> list[Entry]:
+        """The entries of a shard with copies in the place of what will be overwritten; none if one is no more.
+
+        After a stop nothing will be overwritten, and the others stay as they are.
+        """
         found = []
         for entry in entries:
-            if entry.file == entry.part and entry.part in self._overwritten:
-                content = storage.read_bytes(self._output.join(entry.part))
-                part = None if content is None else parse_part(content)
-                if content is None or part is None or not entry.is_of(part[0]):
+            if entry.file == entry.part and entry.part in self._overwritten and stop.reason is None:
+                # Under a name of its own: another run of the job may be keeping the same part, or have replaced it.
+                copy = replace(entry, file=f"{KEPT}/{uuid.uuid4().hex}.old")
+                copies.add(copy.file)
+                place = self._output.join(copy.file)
+                is_there = storage.copy(self._output.join(entry.part), place)
+                if not is_there or not entry.is_of(read_identity(place, storage.look(place).size or 0, [])):
                     return []  # another run of the job was here first: it has kept a copy, which its index names
-                copy = replace(entry, file=f"{KEPT}/{entry.part}.old")
-                storage.write(self._output.join(copy.file), content)
                 found.append(copy)
             else:
                 found.append(entry)

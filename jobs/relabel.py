@@ -5,18 +5,19 @@ a run of that job finds nothing to do there, and what is committed is not made a
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
 
 from inference.columns import scatter
-from inference.errors import FingerprintError, JobError, OutputError
+from inference.errors import JobError
 from inference.labelling import Labelling
 from jobs import manifest, storage
 from jobs.cli_text import idle, label_lines, page_line
+from jobs.failures import fails_the_run
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
@@ -66,7 +67,7 @@ def relabel(
         index.add(record.part)
         on_record(record)
 
-    with _begun(), suppress(Stopped):
+    with fails_the_run("relabelling", "relabel"), suppress(Stopped):
         if committed.pending:
             if stop.reason is not None:
                 raise Stopped
@@ -89,7 +90,7 @@ def relabel(
         vanished_shards=list(committed.vanished),
     )
     if not num_left and (made or committed.stale or not manifest.is_complete(plan.output)):
-        with _begun():
+        with fails_the_run("relabelling", "relabel"):
             index.drop_copies()
             try:
                 leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
@@ -129,7 +130,7 @@ def _make(  # noqa: PLR0913, PLR0917 - one step of `relabel`, with what it has a
         Stopped: some are left.
     """
     manifest.begin(plan.output, plan.fingerprint)
-    index.begin()
+    index.begin(stop)
     claim = manifest.ClaimCheck(plan.output, plan.fingerprint)
     num_left, pool = len(committed.pending), ThreadPoolExecutor(num_workers)
     with Heartbeat(plan.output, _note(plan, committed)) as heartbeat:
@@ -204,15 +205,3 @@ def _note(plan: Relabelling, committed: manifest.Committed) -> RunNote:
         num_pending=len(committed.pending),
         pending_rows=sum(split.num_rows for split in committed.pending),
     )
-
-
-@contextmanager
-def _begun() -> Iterator[None]:
-    """The directory was read before, so from here on it is no wrong request if it cannot be written."""
-    try:
-        yield
-    except FingerprintError:
-        raise  # another job claimed the directory meanwhile
-    except OutputError as error:
-        msg = f"relabelling stopped: {error}; the parts written until now stay, relabel again to finish"
-        raise JobError(msg) from error

@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from inference.config import ModelConfig
-from inference.errors import FingerprintError, JobError, OutputError
+from inference.errors import JobError
 from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
 from inference.packing import resolve_packed
 from jobs import manifest, storage
 from jobs.config import JobConfig
-from jobs.failures import FailureLimit
+from jobs.failures import FailureLimit, fails_the_run
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
@@ -102,7 +102,7 @@ class _Run:
             if stop.reason is not None:
                 raise Stopped  # while Ray started: nothing is touched yet
             before.is_begun = True
-            _begin(plan, committed, self._index, self._fingerprint)
+            _begin(plan, committed, self._index, self._fingerprint, stop)
             with ExitStack() as stack:
                 heartbeat = stack.enter_context(Heartbeat(plan.output, self._note(work.run_id)))
                 with RunLog(plan.output, work.run_id) as log:
@@ -125,7 +125,7 @@ class _Run:
         is_stopped = report.stopped is not None
         pruned = committed.vanished if prune and not is_stopped else {}
         if report.new_parts or not is_stopped:
-            with _fails_the_run():
+            with fails_the_run():
                 self._index.remove(pruned)
                 self._index.publish()
         if is_stopped:
@@ -136,7 +136,7 @@ class _Run:
         doomed = [*self._replaced(), *(part for parts in pruned.values() for part in parts)]
         is_settled = report.is_complete and manifest.is_complete(plan.output)
         if committed.pending or doomed or not is_settled:
-            with _fails_the_run():
+            with fails_the_run():
                 self._index.drop_copies()
                 try:
                     leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
@@ -156,7 +156,7 @@ class _Run:
         Raises:
             JobError: it cut shards otherwise, or saw others.
         """
-        with _fails_the_run():
+        with fails_the_run():
             again = manifest.read_committed(self._plan)
             num_odd = len(again.pending) + len({*again.stale} - {*self._committed.stale})
             if not num_odd:
@@ -173,7 +173,7 @@ class _Run:
             self._failed[record.part] = record.error
             return
         self._new.append(record)
-        with _fails_the_run():
+        with fails_the_run():
             self._index.add(record.part)
         self._limit.add(record)
 
@@ -233,29 +233,17 @@ def prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> 
     )
 
 
-def _begin(plan: Plan, committed: manifest.Committed, index: Index, fingerprint: dict[str, Any]) -> None:
-    with _fails_the_run():
+def _begin(plan: Plan, committed: manifest.Committed, index: Index, fingerprint: dict[str, Any], stop: Stop) -> None:
+    with fails_the_run():
         manifest.begin(plan.output, fingerprint)
-        index.begin()
+        index.begin(stop)
     remember(plan.output, committed.footers)
 
 
 def _execute(executor: RayExecutor | LocalExecutor, committed: manifest.Committed, work: Work) -> Iterator[PartRecord]:
     claim = manifest.ClaimCheck(work.output, work.origin.fingerprint)
-    with _fails_the_run():
+    with fails_the_run():
         for record in executor.run(committed.pending, work):
             claim.look()
             yield record
         claim.look(is_last=True)
-
-
-@contextmanager
-def _fails_the_run() -> Iterator[None]:
-    """The directory was read when the run began, so it is the run that failed: a full disk perhaps, or a lost store."""
-    try:
-        yield
-    except FingerprintError:
-        raise  # another job claimed the directory meanwhile
-    except OutputError as error:
-        msg = f"the run stopped: {error}; the parts written until now stay, run again to finish"
-        raise JobError(msg) from error

@@ -55,11 +55,14 @@ def measure_speed(  # noqa: PLR0913, PLR0917
     texts: pa.Table,
     num_tokens: NDArray[np.float64],
     num_predictors: int,
+    *,
+    is_local: bool,
 ) -> Speed:
     """Label micro-batches of a sample, a few first, then three rounds of about two seconds.
 
-    On CPUs as in a run: threads that tokenize and share one Predictor, each with the threads of an actor. On a GPU one
-    Predictor is fed with tokens; where the processors here would not tokenize as fast as all GPUs take it, that counts.
+    On CPUs as in a run: threads that tokenize and share one Predictor, each with the threads of an actor; so on the GPU
+    of a local run, where they are one actor. On Ray's GPUs one Predictor is fed with tokens; where the processors here
+    would not tokenize as fast as all GPUs take it, that counts.
 
     Args:
         work: with the resources of this machine.
@@ -67,7 +70,8 @@ def measure_speed(  # noqa: PLR0913, PLR0917
         loading: seconds that went into the tokenizer and imports.
         texts: of the sample, one row at least.
         num_tokens: of each row, at least 1.
-        num_predictors: at once, on CPUs.
+        num_predictors: at once, where threads tokenize.
+        is_local: whether the run is.
 
     Raises:
         ShardlabelError: the model does not load.
@@ -76,10 +80,11 @@ def measure_speed(  # noqa: PLR0913, PLR0917
     predictor = work.load_predictor()
     loaded = time.perf_counter()
     is_on_gpu = bool(work.resources.gpus_per_actor)
-    count = 1 if is_on_gpu else num_predictors
+    is_fed = is_on_gpu and not is_local
+    count = 1 if is_fed else num_predictors
     blocks = _blocks(num_tokens, work.models[0].max_batch_tokens, count)
-    prepare = tokenizer if is_on_gpu else _unchanged
-    label = predictor if is_on_gpu else lambda table: predictor(tokenizer(table))
+    prepare = tokenizer if is_fed else _unchanged
+    label = predictor if is_fed else lambda table: predictor(tokenizer(table))
     with ThreadPoolExecutor(count) as pool:
 
         def take(start: int, num_blocks: int) -> tuple[float, float]:
@@ -94,8 +99,8 @@ def measure_speed(  # noqa: PLR0913, PLR0917
         size = _blocks_of_a_round(take, min(count, len(blocks)), len(blocks))
         rounds = [float(take(i * size, size)[0]) for i in range(_NUM_ROUNDS)]
     mean = harmonic_mean(rounds)  # of equal work, as one after the other takes time
-    rate = mean / count
-    if is_on_gpu:
+    rate = mean if is_on_gpu else mean / count
+    if is_fed:
         tokenized = float(num_tokens.sum()) / _seconds(tokenizer, texts) * available_cpus()
         rate = min(rate, tokenized / work.resources.max_actors)
     return Speed(

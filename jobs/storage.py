@@ -6,6 +6,7 @@ A file appears under its final name whole or not at all.
 import errno
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +29,8 @@ TEMPORARY_SUFFIX = ".shardlabel-tmp"
 
 _MAX_WRITES = 5
 
-# What a filesystem without hard links says, as some that are mounted over a network.
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+# What a filesystem without hard links says, as some that are mounted over a network, and one that ends in between.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 
 SETTLE_SECONDS = 1.0
 """How long `create` waits for others that want to write the same object; an upload takes a tenth of it."""
@@ -215,6 +216,39 @@ def _write_once(path: Path, content: pa.Buffer | bytes, give_name: Callable[[Pat
         give_name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy(location: Location, to: Location) -> bool:
+    """Keep a file's bytes at a place of their own when it is written over, and say whether there was one.
+
+    For a place that nobody knows yet, since half a copy may be seen there. A local disk with hard links gives the bytes
+    a second name: `write` leaves them as they are and makes others.
+
+    Raises:
+        OutputError: it could not be copied.
+    """
+    with _explained(to, "written"):
+        try:
+            if isinstance(location.filesystem, pafs.LocalFileSystem):
+                _copy_local(Path(location.path).resolve(), Path(to.path))
+            else:
+                stores.copy_file(location.filesystem, location.path, to.path)
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def _copy_local(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        to.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("rb") as source, to.open("wb") as target:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
 
 
 def delete(location: Location) -> None:

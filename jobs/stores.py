@@ -20,8 +20,11 @@ Result = TypeVar("Result")
 # Up to 20 s apart, with jitter: 80 to 100 s until a store that stays away is given up.
 _MAX_ATTEMPTS = 10
 
-# Footers that are read at once: they wait for the disk or the store, not for the CPU.
-_FOOTER_THREADS = 16
+# Files that are read or copied at once: they wait for the disk or the store, not for the CPU.
+_NUM_THREADS = 16
+
+# Of an object that goes through this machine on its way to another name.
+_PIECE_BYTES = 2**22
 
 _PARQUET = pads.ParquetFileFormat()
 
@@ -91,9 +94,7 @@ def read_footer(filesystem: pafs.FileSystem, path: str, size: int) -> pq.FileMet
     return _PARQUET.make_fragment(path, filesystem, file_size=size).metadata
 
 
-def read_each(
-    read: Callable[[Item], Result], items: Iterable[Item], num_threads: int = _FOOTER_THREADS
-) -> list[Result]:
+def read_each(read: Callable[[Item], Result], items: Iterable[Item], num_threads: int = _NUM_THREADS) -> list[Result]:
     """What a function reads for each, many at once, in their order; a signal halfway waits only for what has begun."""
     pool = ThreadPoolExecutor(num_threads)
     try:
@@ -116,6 +117,24 @@ def upload(filesystem: pafs.FileSystem, path: str, content: pa.Buffer | bytes) -
 def _upload(filesystem: pafs.FileSystem, path: str, content: pa.Buffer | bytes) -> None:
     with filesystem.open_output_stream(path) as stream:
         stream.write(content)
+
+
+def copy_file(filesystem: pafs.FileSystem, path: str, to: str) -> None:
+    """Copy an object: the store itself does it, or it goes through this machine in pieces.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be copied.
+    """
+    try:
+        filesystem.copy_file(path, to)
+    except (OSError, NotImplementedError):  # more than 5 GB on S3, a store that cannot, or none to copy
+        with (
+            filesystem.open_input_stream(path, compression=None) as source,
+            filesystem.open_output_stream(to, compression=None) as target,
+        ):
+            while piece := source.read(_PIECE_BYTES):
+                target.write(piece)
 
 
 def delete_file(filesystem: pafs.FileSystem, path: str) -> None:

@@ -45,7 +45,9 @@ def test_what_lies_between_two_rows_is_viewed_and_numbered_anew(rows: Rows, one:
     low, high = sorted(min(row, len(rows)) for row in (one, other))
     ids = column(rows)
     whole = Sequences.from_columns(ids, {"ends": ids})
-    near = whole.between(low, high)
+    near, (first, last) = whole.between(low, high)
+    before, among = (sum(len(row) for row in part if row) for part in (rows[:low], rows[low:high]))
+    assert (first, last) == (before, before + among)
     assert as_lists(near, high - low) == rows[low:high]
     assert near.features["ends"].tolist() == near.ids.tolist()
     assert not len(near.ids) or np.shares_memory(near.ids, whole.ids)

@@ -209,15 +209,23 @@ def test_what_does_not_fit_the_head_is_refused(label_sets: Path) -> None:
     assert "column 'confidences' holds list<" in refusal(calibrate(label_sets, "--gold", "confidences"))
 
 
-@pytest.mark.parametrize(("kind", "offset"), [(pa.int64(), 0), (pa.int8(), 0), (pa.int64(), 1)])
+@pytest.mark.parametrize(
+    ("kind", "offset", "names_kind"),
+    [
+        (pa.int64(), 0, pa.dictionary(pa.int32(), pa.string())),
+        (pa.int8(), 0, pa.string_view()),
+        (pa.int64(), 1, pa.string()),
+    ],
+    ids=str,
+)
 def test_ids_are_gold_in_the_order_of_the_logits(
-    kind: pa.DataType, offset: int, single_label: Path, tmp_path: Path
+    kind: pa.DataType, offset: int, names_kind: pa.DataType, single_label: Path, tmp_path: Path
 ) -> None:
     world = World(tmp_path, single_label)
     world.job["output"]["logits"] = True
     texts = [" ".join(WORDS[i % 7 : i % 12]) for i in range(60)]
     world.write_shard("good.parquet", texts, gold=pa.array([i % 3 + offset for i in range(60)], kind))
-    names = pa.array([["negative", "neutral", "positive"][i % 3] for i in range(60)]).dictionary_encode()
+    names = pa.array([["negative", "neutral", "positive"][i % 3] for i in range(60)]).cast(names_kind)
     world.write_shard("good.parquet", texts, gold=pq.read_table(tmp_path / "in/good.parquet")["gold"], named=names)
     assert world.run().exit_code == 0
     if offset:

@@ -5,20 +5,29 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+import inference
 from inference.errors import ConfigError
 from jobs.cli import app
 from jobs.config import JobConfig, load_job
 from jobs.cost import busiest
 from jobs.estimate import Estimate, Known, estimate_job
 from jobs.estimate_text import describe_estimate
+from jobs.manifest import read_committed
+from jobs.plan import make_plan
 from jobs.pool import find_pool
+from jobs.resources import Resources
+from jobs.run import prepare
+from jobs.speed import measure_speed
 from tests.jobs.conftest import MakeJob, read_parts, rows_of, run
 
 ROOT = Path(__file__).parents[2]
@@ -178,7 +187,7 @@ def test_for_a_cluster_nothing_is_measured_and_its_own_speed_is_asked_for(make_j
     ("how", "expected"),
     [
         ({"executor": "local", "num_actors": 3}, (True, "cpu", 3)),
-        ({"executor": "local", "gpus_per_actor": 1, "num_actors": 3}, (False, "cuda", 3)),
+        ({"executor": "local", "gpus_per_actor": 1, "num_actors": 3}, (False, "cuda", 1)),
         ({"address": "h:1", "num_actors": {"min": 2, "max": 9}, "gpus_per_actor": 0}, (False, "cpu", 9)),
         ({"address": "h:1"}, (False, "cuda", 1)),
     ],
@@ -188,6 +197,35 @@ def test_where_a_job_would_run(how: dict[str, Any], expected: tuple[bool, str, i
     pool = find_pool(run_config, None)
     assert (pool.is_here, pool.device, pool.num_actors) == expected
     assert find_pool(run_config, 12).num_actors == 12
+
+
+@pytest.mark.parametrize(("executor", "num_actors"), [("local", 1), ("ray", 4)])
+def test_a_local_run_has_one_predictor_on_one_gpu_however_many_there_are(
+    executor: str, num_actors: int, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(inference, "count_gpus", lambda: 4)
+    found = estimate_job(make_job(run={"executor": executor}), Known(tokens_per_second=100.0))
+    assert found.cost is not None
+    assert found.lengths is not None
+    assert (found.is_here, found.device, found.cost.num_actors) == (True, "cuda", num_actors)
+    assert found.cost.gpu_hours == pytest.approx(num_actors * found.cost.seconds / 3600)
+    assert (found.cost.seconds == pytest.approx(found.lengths.num_tokens / 100)) == (num_actors == 1)
+
+
+@pytest.mark.parametrize(("is_local", "at_once"), [(True, 3), (False, 1)])
+def test_threads_of_a_local_run_are_measured_as_one_actor_on_a_gpu(
+    job: JobConfig, *, is_local: bool, at_once: int
+) -> None:
+    """The arithmetic; no GPU is needed for that."""
+    plan = make_plan(job)
+    pool = Resources(min_actors=3, initial_actors=3, max_actors=3, gpus_per_actor=1, threads_per_actor=1)
+    work = prepare(plan, read_committed(plan), pool)
+    texts = pa.table({"text": ["a good film"] * 64})
+    speed = measure_speed(work, work.load_tokenizer(), 0.0, texts, np.full(64, 5.0), 3, is_local=is_local)
+    assert speed.num_predictors == at_once
+    assert speed.tokens_per_second <= harmonic_mean(speed.rounds) * (1 + 1e-9)
+    assert not is_local or speed.tokens_per_second == pytest.approx(harmonic_mean(speed.rounds))
 
 
 def test_a_cluster_of_the_environment_is_a_cluster(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

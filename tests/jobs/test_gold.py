@@ -219,13 +219,14 @@ def test_whole_numbers_are_ids_unless_labels_are_numerals(labels: list[str], nam
             "number": pa.array(numbers, pa.int8()),
             "text": pa.array([*names, None], pa.large_string()),
             "category": pa.array([*names, None]).dictionary_encode(),
+            "view": pa.array([*names, None], pa.string_view()),
             "label": pa.array([names[0], names[0], labels[0], labels[0]]),
             "confidence": pa.array([0.5] * 4, pa.float32()),
         }
     )
     output = write_output(tmp_path / "out", {"x.parquet": [table]}, fingerprint={"model.labels": labels})
-    found = [gold_of(output, column) for column in ("number", "text", "category")]
-    assert [replace(gold, column="") for gold in found] == [replace(found[0], column="")] * 3
+    found = [gold_of(output, column) for column in ("number", "text", "category", "view")]
+    assert [replace(gold, column="") for gold in found] == [replace(found[0], column="")] * 4
     assert (found[0].accuracy, found[0].num_without_gold) == (1 / 3, 1)
     assert "9" in found[0].unknown_labels
 
@@ -243,13 +244,14 @@ def test_sets_of_ids_are_sets_and_a_null_in_one_is_no_member(tmp_path: Path) -> 
         {
             "names": pa.array(names, pa.list_(pa.string())),
             "ids": pa.array(ids, pa.large_list(pa.int8())),
+            "views": pa.array(names, pa.list_(pa.string_view())),
             "pairs": pa.array([["a", "b"], ["a", None], [None, None], None, ["c", "a"]], pa.list_(pa.string(), 2)),
             "labels": pa.array([["b", "a"], ["a"], [], ["a"], ["c"]], pa.list_(pa.string())),
             "confidences": pa.array([[0.9, 0.8], [0.9], [], [0.9], [0.9]], pa.list_(pa.float32())),
         }
     )
     output = write_output(tmp_path / "out", {"x.parquet": [table.slice(0, 1), table.slice(1)]})
-    for column in ("names", "ids", "pairs"):
+    for column in ("names", "ids", "pairs", "views"):
         found = gold_of(output, column)
         assert (found.num_rows, found.num_without_gold, found.accuracy) == (4, 1, 3 / 4)
         assert {each.label: each.support for each in found.labels} == {"a": 3, "b": 1, "c": 1}

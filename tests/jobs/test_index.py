@@ -1,6 +1,9 @@
 """Who reads through the index sees each shard as it was or as it is, at every moment of every run."""
 
+import errno
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from jobs.manifest import read_committed
 from jobs.plan import make_plan
 from jobs.reader import read_shards
 from jobs.run import run_job
-from jobs.storage import locate
-from tests.jobs.conftest import MakeJob, read_parts, rows_of, run
+from jobs.stopping import Stop
+from jobs.storage import Location, locate
+from tests.jobs.conftest import MakeJob, part_bytes, read_parts, rows_of, run
 
 SPLITS = {"split_rows": 10}
 A = list(range(25))
@@ -126,11 +130,11 @@ def test_a_run_that_ends_leaves_the_copies_of_one_that_begins(make_job: MakeJob,
     pq.write_table(rows_of(45, 3), shards / "d.parquet")
     plan = make_plan(job)
     early = Index(plan.output, plan.splits, read_committed(plan).pending, read_committed(plan).identities)
-    early.begin()
+    early.begin(Stop())
     pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
     plan = make_plan(job)
     late = Index(plan.output, plan.splits, read_committed(plan).pending, read_committed(plan).identities)
-    late.begin()
+    late.begin(Stop())
     early.drop_copies()
     (tmp_path / "out" / "a-00000.parquet").unlink()  # as it is written over
     assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
@@ -177,7 +181,7 @@ def test_what_another_run_has_kept_is_not_taken_back(make_job: MakeJob, shards: 
     slow = Index(plan.output, plan.splits, committed.pending, committed.identities)
 
     def meanwhile(_: object) -> None:
-        slow.begin()
+        slow.begin(Stop())
         assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
         raise KeyboardInterrupt
 
@@ -195,9 +199,70 @@ def test_copies_that_cannot_be_written_stop_the_run_before_it_writes_over_anythi
     run(make_job(run=SPLITS))
     pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
     (tmp_path / "out" / "_shardlabel" / "kept").write_bytes(b"in the way")
-    with pytest.raises(JobError, match=r"kept/a-0000\d\.parquet\.old: cannot be written"):
+    with pytest.raises(JobError, match=r"kept/\w+\.old: cannot be written"):
         run(make_job(run=SPLITS))
     assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_what_is_kept_has_the_bytes_of_the_old_parts(
+    make_job: MakeJob, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    job, out = make_job(run=SPLITS), tmp_path / "out"
+    run(job)
+    old = {name: content for name, content in part_bytes(str(out)).items() if name.startswith("a-")}
+    linked = out / "a-00001.parquet"  # as tools do that keep versions of large files
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to("../elsewhere")
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    seen = list[dict[str, bytes]]()
+
+    def look(_: object) -> None:
+        entries = read_index(locate(str(out)))["a.parquet"]
+        seen.append({entry.part: (out / entry.file).read_bytes() for entry in entries})
+        links = {path.stat().st_nlink for path in out.rglob("*.old")}
+        assert links <= ({1, 2} if has_links else {1})
+
+    run_job(job, lambda *_: None, look)
+    assert seen == [old] * 3
+    assert ids(out)["a.parquet"] == list(range(100, 130))
+    assert (tmp_path / "elsewhere").read_bytes() == old["a-00001.parquet"]
+
+
+def test_a_stop_between_two_parts_that_are_kept_leaves_the_old_rows_and_the_next_run_goes_on(
+    make_job: MakeJob, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, out, stop = make_job(run=SPLITS), tmp_path / "out", Stop()
+    run(job)
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    copy, copied = storage.copy, list[str]()
+
+    def stopped_once(location: Location, to: Location) -> bool:
+        is_there = copy(location, to)
+        copied.append(Path(location.path).name)
+        if len(copied) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while stop.reason is None:
+                time.sleep(0.01)
+        return is_there
+
+    monkeypatch.setattr(storage, "copy", stopped_once)
+    with stop.listening():
+        report = run_job(job, lambda *_: None, lambda _: None, stop=stop)
+    assert (report.stopped, report.new_parts, report.num_pending) == ("SIGTERM", 0, 3)
+    assert copied == ["a-00000.parquet"]
+    assert ids(out) == {"a.parquet": A} | OTHERS
+    assert all(view == {"a.parquet": A} | OTHERS for view in run_watched(job))
+    assert copied == ["a-00000.parquet", "a-00001.parquet", "a-00002.parquet"]
+    assert (out / "_SUCCESS").exists()
+    assert not list(out.rglob("*.old"))
+    run(make_job("fresh", run=SPLITS))
+    assert part_bytes(str(out)) == part_bytes(str(tmp_path / "fresh"))
 
 
 def test_a_run_with_nothing_to_do_writes_no_index(make_job: MakeJob, tmp_path: Path) -> None:

@@ -413,6 +413,17 @@ def test_a_stop_comes_between_two_parts(out: Path, tmp_path: Path) -> None:
     assert len(dict(read_shards(str(tmp_path / "new")))) == 3
 
 
+def test_a_part_that_cannot_be_written_fails_the_relabelling(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "new" / "b.parquet").mkdir(parents=True)
+    (tmp_path / "new" / "b.parquet" / ".keep").touch()
+    result = relabel(out, tmp_path / "new", "temperature=2")
+    assert result.exit_code == 1
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("shardlabel: relabelling stopped: ")
+    assert "b.parquet: cannot be written" in message
+    assert message.endswith("the parts written until now stay, relabel again to finish")
+
+
 def test_an_output_begun_before_there_was_a_key_is_relabelled_as_one_that_has_it(
     make_job: MakeJob, tmp_path: Path
 ) -> None:

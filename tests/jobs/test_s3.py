@@ -208,6 +208,25 @@ def test_an_upload_in_pieces_that_is_killed_leaves_the_old_object(bucket: Path, 
     assert (bucket / "part").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_an_object_is_copied_by_the_store_or_in_pieces(
+    bucket: Path, store: Store, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool
+) -> None:
+    content = os.urandom(24 * 2**20)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with faulty_proxy(store.server_port) as proxy:
+        place = locate(store.uri(bucket.name, proxy.port))
+        storage.write(place.join("day=1/a b+c%.parquet"), content)
+        proxy.requests.clear()
+        proxy.decide = lambda _: "503" if is_refused and not proxy.faults else None
+        assert storage.copy(place.join("day=1/a b+c%.parquet"), place.join("kept/copy"))
+        methods = [request.method for request in proxy.requests]
+        assert not storage.copy(place.join("none"), place.join("kept/none"))
+    assert methods[0] == "PUT"
+    assert methods.count("GET") == 6 if is_refused else methods == ["PUT"]
+    assert (bucket / "kept" / "copy").read_bytes() == content
+
+
 def test_a_lost_answer_to_the_end_of_an_upload_costs_a_second_upload(bucket: Path, store: Store) -> None:
     content = os.urandom(12 * 2**20)
     with faulty_proxy(store.server_port) as proxy:

@@ -1,6 +1,8 @@
 """Listing and atomic writing."""
 
 import errno
+import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -126,6 +128,37 @@ def test_a_file_is_created_where_there_are_no_hard_links(tmp_path: Path, monkeyp
     assert not storage.create(location, b"two")
     assert (tmp_path / "file").read_bytes() == b"one"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("link", ["real", "raise OSError(errno.EXDEV, 'Invalid cross-device link')"])
+def test_a_copy_of_a_large_file_takes_little_memory_and_stays_when_the_file_is_replaced(
+    tmp_path: Path, link: str
+) -> None:
+    piece = os.urandom(2**20)
+    with (tmp_path / "old").open("wb") as file:
+        for _ in range(256):
+            file.write(piece)
+    code = f"""
+import errno, re
+from pathlib import Path
+from jobs import storage
+real = Path.hardlink_to
+def link(*how):
+    {link}
+    real(*how)
+Path.hardlink_to = link
+peak = lambda: int(re.search("VmHWM: *([0-9]+)", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
+place, before = storage.locate({str(tmp_path)!r}), peak()
+assert storage.copy(place.join("old"), place.join("deep/copy"))
+print(peak() - before)
+storage.write(place.join("old"), b"new")
+assert not storage.copy(place.join("none"), place.join("deep/none"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 32 * 2**10  # KiB
+    assert (tmp_path / "old").read_bytes() == b"new"
+    assert hashlib.sha256((tmp_path / "deep" / "copy").read_bytes()).digest() == hashlib.sha256(piece * 256).digest()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
 
 
 def test_a_home_of_nobody_is_said() -> None:
