@@ -26,8 +26,9 @@ MakeJobFile = Callable[[int], Path]
 
 
 @pytest.fixture
-def bucket(store: Store, tmp_path: Path, shards: Path) -> Path:
+def bucket(store: Store, tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bucket with the shards in `in/`, as the server keeps it on disk."""
+    monkeypatch.setattr(storage, "SETTLE_SECONDS", 0.0)  # nobody else writes there
     name = tmp_path.name.replace("_", "-").lower()
     place = locate(store.uri(name) + "&allow_bucket_creation=true")
     place.filesystem.create_dir(place.path)
