@@ -52,7 +52,7 @@ def job_file(make_job: MakeJob, store: Store, bucket: Path, tmp_path: Path) -> M
 
 
 @pytest.mark.parametrize(
-    "fault", ["503", "cut", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reset", "reset after", "stall"))]
+    "fault", ["cut", *(pytest.param(name, marks=pytest.mark.slow) for name in ("503", "reset", "reset after", "stall"))]
 )
 def test_a_store_that_recovers_costs_time_and_no_byte(
     make_job: MakeJob, store: Store, bucket: Path, fault: Fault
