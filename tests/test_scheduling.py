@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from inference import errors
 from jobs import cli, cli_options, stopping
@@ -46,6 +47,16 @@ def folder(tmp_path: Path, single_label: Path) -> Path:
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m jobs "$@"\n')
     program.chmod(0o755)
     return tmp_path
+
+
+@pytest.fixture
+def labelled(folder: Path) -> Path:
+    """The same folder once the job is done, here, where torch is loaded already: a command then takes a second."""
+    # A process takes a relative path for what it was when it was first opened, in another test's folder perhaps.
+    ends = [f"{section}.path={folder / name}" for section, name in (("input", "in"), ("output", "out"))]
+    assert CliRunner().invoke(cli.app, ["run", str(folder / "job.yaml"), *ends]).exit_code == 0
+    assert (folder / "out" / "_SUCCESS").exists()
+    return folder
 
 
 def shell(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
@@ -106,14 +117,14 @@ def test_the_timeout_of_the_document_ends_a_run(folder: Path) -> None:
     assert (done.returncode, "stopped by SIGTERM" in done.stderr or done.stderr == "") == (124, True)
 
 
-def test_the_units_of_systemd_run_the_script_and_know_our_statuses(folder: Path) -> None:
+def test_the_units_of_systemd_run_the_script_and_know_our_statuses(labelled: Path) -> None:
     service, timer = blocks("ini")
     units = [configparser.ConfigParser(interpolation=None), configparser.ConfigParser(interpolation=None)]
     for unit, text in zip(units, (service, timer), strict=True):
         unit.optionxform = str  # type: ignore[assignment,method-assign]
         unit.read_string(text)
     settings = units[0]["Service"]
-    done = shell(folder, f"cd {settings['WorkingDirectory']} && {settings['ExecStart']}")
+    done = shell(labelled, f"cd {settings['WorkingDirectory']} && {settings['ExecStart']}")
     assert (done.returncode, json.loads(done.stdout)["is_complete"]) == (0, True)
     assert int(settings["SuccessExitStatus"]) == cli_options.STOPPED_STATUS
     assert int(settings["RestartPreventExitStatus"]) == errors.ConfigError.exit_status
@@ -122,12 +133,12 @@ def test_the_units_of_systemd_run_the_script_and_know_our_statuses(folder: Path)
     assert dict(units[1]["Timer"]) == {"OnCalendar": "*-*-* 01:17:00", "Persistent": "true"}
 
 
-def test_the_command_of_airflow_runs(folder: Path) -> None:
+def test_the_command_of_airflow_runs(labelled: Path) -> None:
     (dag,) = blocks("python")
     keywords = [node for node in ast.walk(ast.parse(dag)) if isinstance(node, ast.keyword)]
     (command,) = [ast.literal_eval(keyword.value) for keyword in keywords if keyword.arg == "bash_command"]
     assert not command.endswith((".sh", ".bash"))  # BashOperator.template_ext: Airflow would look for such a file
-    done = shell(folder, command)
+    done = shell(labelled, command)
     assert (done.returncode, json.loads(done.stdout)["num_rows"]) == (0, 20)
 
 

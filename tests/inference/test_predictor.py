@@ -180,13 +180,13 @@ torch.set_num_threads(1)
 model = ModelConfig(name=sys.argv[1], dtype="float32", max_batch_tokens=4_000_000, deduplicate=False)
 task = TaskConfig(logits=True)
 predictor, tokenizer = Predictor(model, task), Tokenizer(ModelConfig(name=sys.argv[1]), task)
-tokens = tokenizer(pa.table({"text": ["tool " * 40] * 20_000}))  # equal texts are tokenized once, and run each
+tokens = tokenizer(pa.table({"text": ["tool " * 40] * 5_000}))  # equal texts are tokenized once, and run each
 expected = predictor(tokens.slice(0, 4))["logits"].to_pylist()[0]
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20, resource.RLIM_INFINITY))
 result = predictor(tokens)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-logits = [row for row in result["logits"].to_pylist()[::1000]]
+logits = [row for row in result["logits"].to_pylist()[::250]]
 close = all(abs(a - b) < 1e-4 for row in logits for a, b in zip(row, expected))
 print(json.dumps([predictor._max_batch_tokens, result["error"].null_count == len(result), close]))
 """

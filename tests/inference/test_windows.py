@@ -31,22 +31,26 @@ def label(checkpoint: Path, texts: list[str], **options: Any) -> list[dict[str, 
     return list(Predictor(model, task)(Tokenizer(model, task)(table)).to_pylist())
 
 
-def window_logits(checkpoint: Path, text: str, stride: int) -> NDArray[np.float32]:
-    """Logits of each window that transformers' tokenizer makes of a text, one forward each."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
-    windows = tokenizer(text, truncation=True, max_length=32, stride=stride, return_overflowing_tokens=True)
+@pytest.fixture(scope="module")
+def window_logits(single_label: Path) -> list[NDArray[np.float32]]:
+    """For each long text the logits of each window that transformers' tokenizer makes of it, one forward each."""
+    tokenizer = AutoTokenizer.from_pretrained(single_label)
+    model = AutoModelForSequenceClassification.from_pretrained(single_label).eval()
+    options = {"truncation": True, "max_length": 32, "stride": 5, "return_overflowing_tokens": True}
     with torch.no_grad():
-        found = [model(input_ids=torch.tensor([ids])).logits[0].numpy() for ids in windows["input_ids"]]
-    return np.stack(found)
+        return [
+            np.stack([model(input_ids=torch.tensor([ids])).logits[0].numpy() for ids in windows])
+            for windows in (tokenizer(text, **options)["input_ids"] for text in LONG_TEXTS)
+        ]
 
 
 @pytest.mark.parametrize("merge", ["mean", "max", "first"])
 @pytest.mark.parametrize("merge_over", ["logits", "scores"])
-def test_windows_are_merged_as_a_loop_over_them_merges(single_label: Path, merge: Merge, merge_over: str) -> None:
+def test_windows_are_merged_as_a_loop_over_them_merges(
+    single_label: Path, window_logits: list[NDArray[np.float32]], merge: Merge, merge_over: str
+) -> None:
     rows = label(single_label, LONG_TEXTS, long_text="window", stride=5, merge=merge, merge_over=merge_over)
-    for text, row in zip(LONG_TEXTS, rows, strict=True):
-        windows = window_logits(single_label, text, stride=5)
+    for windows, row in zip(window_logits, rows, strict=True):
         logits = REDUCE[merge](windows, axis=0)
         scores = softmax(logits) if merge_over == "logits" else REDUCE[merge](softmax(windows), axis=0)
         assert row["num_windows"] == len(windows)

@@ -119,6 +119,7 @@ def test_a_job_file_that_is_missing_is_status_2(tmp_path: Path) -> None:
 
 
 def test_the_module_is_the_command(job_file: Path) -> None:
+    shardlabel(job_file)  # here, where torch is loaded already
     command = [sys.executable, "-m", "jobs", "run", str(job_file), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["num_rows"] == 45

@@ -29,6 +29,7 @@ def test_the_number_of_actors_changes_no_byte(make_job: MakeJob, tmp_path: Path)
     assert part_bytes(str(tmp_path / "one")) == part_bytes(str(tmp_path / "some"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_cannot_be_read_fails_alone(make_job: MakeJob, shards: Path) -> None:
     good = (shards / "a.parquet").read_bytes()
     (shards / "a.parquet").write_bytes(good[:4] + b"\xff" * 200 + good[204:])
@@ -46,6 +47,7 @@ def test_a_shard_without_rows_goes_through(make_job: MakeJob, shards: Path, tmp_
     assert pq.read_metadata(tmp_path / "out" / "empty.parquet").num_rows == 0
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_load_end_the_run_with_one_sentence(
     make_job: MakeJob, single_label: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +61,7 @@ def test_weights_that_do_not_load_end_the_run_with_one_sentence(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_readme_ray_example_gives_the_labels_that_one_process_gives(shards: Path) -> None:
     code = "".join(blocks("python")).replace('"reviews/"', repr(str(shards)))
     for asked, here in {"num_gpus=1": "num_gpus=0", "size=8": "size=1", "size=4": "size=1"}.items():

@@ -28,7 +28,7 @@ from tests.jobs.conftest import MakeJob, part_bytes, rows_of, run
 from tests.jobs.faulty_proxy import Request, faulty_proxy
 from tests.jobs.s3_server import Store
 
-RAY = {"executor": "ray", "threads_per_actor": 1}
+RAY = {"executor": "ray", "threads_per_actor": 1, "num_actors": 1}
 
 
 @pytest.fixture

@@ -54,8 +54,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return config, examples.checkpoint(tmp_path_factory.mktemp(config.name), config.name, family)
 
 
-def test_every_row_is_answered_once_in_its_place(case: Case) -> None:
-    label = Labeller(case)
+@pytest.fixture(scope="module")
+def label(case: Case) -> Labeller:
+    """One for all tests of a case that change nothing in it."""
+    return Labeller(case)
+
+
+def test_every_row_is_answered_once_in_its_place(label: Labeller) -> None:
     answered = label(label.rows)
     assert answered.column("id").to_pylist() == label.rows.column("id").to_pylist()
     *errors, last = answered.column("error").to_pylist()
@@ -64,16 +69,15 @@ def test_every_row_is_answered_once_in_its_place(case: Case) -> None:
     assert (answered.slice(0, len(errors)).column("num_tokens").null_count) == 0
 
 
-def test_company_order_and_token_budget_change_nothing(case: Case) -> None:
-    label, narrow = Labeller(case), Labeller(case, max_batch_tokens=1)
+def test_company_order_and_token_budget_change_nothing(case: Case, label: Labeller) -> None:
+    narrow = Labeller(case, max_batch_tokens=1)
     together = label(label.rows).to_pylist()
     backwards = np.arange(len(together))[::-1]
     assert_same(narrow(label.rows).to_pylist(), together)
     assert_same(label(label.rows.take(backwards)).to_pylist(), together[::-1])
 
 
-def test_slices_and_chunks_change_nothing(case: Case) -> None:
-    label = Labeller(case)
+def test_slices_and_chunks_change_nothing(label: Labeller) -> None:
     together = label(label.rows).to_pylist()
     pieces = pa.concat_tables([label.rows.slice(0, 3), label.rows.slice(3)])
     assert_same(label(pieces).to_pylist(), together)
@@ -134,20 +138,19 @@ def _sequences(tokens: pa.Table) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("kept", [[], [-1], [-1, -1], [0], [0, -1, 1]], ids=str)
-def test_the_schema_is_the_declared_one_whatever_the_rows(case: Case, kept: list[int]) -> None:
-    label = Labeller(case)
+def test_the_schema_is_the_declared_one_whatever_the_rows(label: Labeller, kept: list[int]) -> None:
     table = label(label.rows.take(pa.array([i % len(label.rows) for i in kept], pa.int64())))
     assert table.schema == label.declared()
     table.validate(full=True)
 
 
 def test_when_every_row_fails_the_schema_holds_and_nothing_is_predicted(case: Case) -> None:
-    label = Labeller(case)
+    spoilt = Labeller(case)
     with torch.no_grad():
-        for parameter in label.predictor._model._module.parameters():
+        for parameter in spoilt.predictor._model._module.parameters():
             parameter.fill_(torch.nan)
-    table = label(label.rows)
-    assert table.schema == label.declared()
-    predicted = [field.name for field in label.predictor._task.fields()]
+    table = spoilt(spoilt.rows)
+    assert table.schema == spoilt.declared()
+    predicted = [field.name for field in spoilt.predictor._task.fields()]
     assert {table.column(name).null_count for name in predicted} == {len(table)}
     assert table.column("error").null_count == 0
