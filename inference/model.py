@@ -196,9 +196,8 @@ class Model:
                 if error <= _TOLERANCES[self.dtype]:
                     return True
                 self._module.set_attn_implementation(usual)
-                alone = [
-                    self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))
-                ]  # in doubt only
+                # In doubt: eight forwards more.
+                alone = [self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))]
                 if error <= self._allowed(expected, alone):
                     self._module.set_attn_implementation(PACKED)
                     return True
