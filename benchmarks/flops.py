@@ -42,8 +42,10 @@ def flops(config: Any, lengths: NDArray[np.int64], *, is_trimmed: bool = False) 
 
 
 def _last(config: Any, rows: int, tokens: float, inner: int) -> float:
-    """The last layer of first tokens; DeBERTa's has keys and values of all, and the others two rows for each head."""
+    """The last layer of first tokens: two rows of each head for a token, or keys and values where they are needed."""
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    if config.model_type == "modernbert":
+        return 2.0 * rows * (hidden**2 + 3 * hidden * inner) + 2.0 * tokens * (3 * hidden**2 + 2 * hidden)
     if config.model_type == "deberta-v2":
         return 2.0 * rows * (2 * hidden**2 + 2 * hidden * inner) + 2.0 * tokens * (2 * hidden**2 + 3 * hidden)
     return 2.0 * rows * (4 * hidden**2 + 2 * hidden * inner) + 4.0 * tokens * heads * hidden

@@ -82,4 +82,8 @@ def _operations(model: Path, length: int, count: int, results: Results) -> float
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(model)
-    return flops(config, np.full(count, length), is_trimmed=results.dtype != "float32")
+    return flops(
+        config,
+        np.full(count, length),
+        is_trimmed=results.dtype != "float32" and config.model_type in {"bert", "distilbert"},
+    )

@@ -91,7 +91,7 @@ def report(facts: dict[str, Any]) -> str:
     head = (
         f"`python -m benchmarks.switches`, {machine['date']}; one core of {machine['processor']}, bfloat16, "
         f"{facts['rounds']} rounds, processor seconds. torch {machine['versions']['torch']}, transformers "
-        f"{machine['versions']['transformers']}. The last column: labels that are the same in all ways, at least; heads "
+        f"{machine['versions']['transformers']}. The last column: labels that are the same in all ways; heads "
         "are random, so that many rows are near a tie."
     )
     header = ["one core", "tokens/s, all on", *(f"time with {way}" for way in list(WAYS)[1:]), "same labels"]

@@ -119,7 +119,7 @@ def attend_first(  # noqa: PLR0913, PLR0917 - where sequences lie is told in thr
         each = torch.arange(len(bounds), dtype=bounds.dtype, device=bounds.device)
         found: Any = varlen_attn(query, key, value, each, bounds, 1, longest)
         return torch.as_tensor(found)
-    out = torch.empty_like(query)
+    out = torch.zeros_like(query)
     start = place = 0
     for count, length in runs:
         keys, values = (_side_by_side(states, start, count, length) for states in (key, value))

@@ -45,9 +45,9 @@ class ModelConfig(Frozen):
     """Run the code that comes with the checkpoint, with the rights of this process."""
     packed: bool | None = None
     """Run sequences one after the other, without padding; None is yes in half precision, for the families that can."""
-    trimmed: bool = True
+    trimmed: bool | None = None
     """In half precision, where an answer is made of first tokens alone, compute no others in the last layer
-    (`inference/trimmed.py`)."""
+    (`inference/trimmed.py`); None is yes, but for an output that was begun without."""
     escalate_below: Annotated[float, Field(gt=0, le=1)] | None = None
     """In a list of models: rows of a lower confidence go on to the next one; the last has none."""
 

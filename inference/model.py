@@ -83,7 +83,7 @@ class Model:
             self.is_packed = self._packs_rightly(checkpoint)
         # Now: a difference of one bit may round to another fp8 value, which would blur what packing is compared by.
         self.fp8_error = self._use_fp8(checkpoint) if config.fp8 else None
-        if config.trimmed and task.reads_first and not is_foreign and self.dtype != "float32":
+        if config.trimmed is not False and task.reads_first and not is_foreign and self.dtype != "float32":
             self.is_trimmed = self._trim(checkpoint, _FP8_TOLERANCE if config.fp8 else _TOLERANCES[self.dtype])
 
     def forward(self, sequences: Sequences, indices: NDArray[np.int64]) -> Outputs:
@@ -215,11 +215,11 @@ class Model:
         form = self._packed if self.is_packed else self._padded
         with torch.inference_mode():
             expected = self._answers(form(sequences, order))
-            trim(self._module)
             try:
+                trim(self._module)
                 error = _difference(self._answers(replace(form(sequences, order), is_trimmed=True)), expected)
                 reason = f"differs by {error:.1e}"
-            except (TypeError, ValueError, RuntimeError) as failure:
+            except (AttributeError, TypeError, ValueError, RuntimeError) as failure:
                 error, reason = float("nan"), f"does not run ({type(failure).__name__}: {failure})"
             restore(self._module)
             if not error <= tolerance:  # in doubt

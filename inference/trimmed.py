@@ -13,7 +13,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from inference.attention import attend_first
 from inference.disentangled import DisentangledAttention
+from inference.fused import PackedLinear
 from inference.joined import Share
+
+# On a CPU there are so many first tokens or a multiple, the last of them for nobody: oneDNN makes each new shape of a
+# product ready first, which takes 0.3 to 0.6 ms.
+_STEP = 16
 
 
 def can_trim(module: Any) -> bool:
@@ -34,9 +39,10 @@ def trim(module: Any) -> None:
 
 
 def restore(module: Any) -> None:
-    """Put the last layer back."""
+    """Put the last layer back, if another one is in its place."""
     layers = _layers(module)
-    layers[-1] = layers[-1].layer
+    if isinstance(layers[-1], _Trimmed):
+        layers[-1] = layers[-1].layer
 
 
 def _layers(module: Any) -> Any:
@@ -50,10 +56,15 @@ class _Firsts:
         self.mask = None if mask is None else mask[:, :, :1]
         self.bounds: torch.Tensor | None = ways.get("cu_seq_lens_q")
         self.longest, self.runs = ways.get("max_length_q", 0), ways.get("runs", ())
+        self._places: torch.Tensor | None = None
+        if self.bounds is not None:
+            self._places = self.bounds[:-1]
+            if self._places.device.type == "cpu":
+                self._places = nn.functional.pad(self._places, (0, -len(self._places) % _STEP))
 
     def of(self, states: torch.Tensor) -> torch.Tensor:
-        """(sequences, tokens, ...) -> (sequences, 1, ...), or (1, tokens, ...) -> (1, sequences, ...)."""
-        return states[:, :1] if self.bounds is None else states.index_select(1, self.bounds[:-1])
+        """(sequences, tokens, ...) -> (sequences, 1, ...), or (1, tokens, ...) -> (1, sequences and some more, ...)."""
+        return states[:, :1] if self._places is None else states.index_select(1, self._places)
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Heads side by side in the last dimension but one; `query` is of first tokens, as is the result."""
@@ -71,26 +82,28 @@ class _Attention(nn.Module):
     def __init__(self, inner: Any, names: tuple[str, str, str]) -> None:
         """Take a layer's queries, keys and values, which are called so."""
         super().__init__()
-        self.inner, self._names, self._size = inner, names, inner.attention_head_size
-        self._both = self._keys_and_values(getattr(inner, names[1]))
-
-    def _keys_and_values(self, key: Any) -> nn.Linear | None:
-        """As one layer, where they are joined with queries, which are wanted of few tokens."""
-        whole = key.joined.linear if isinstance(key, Share) else None
-        if not isinstance(whole, nn.Linear):  # in fp8 it stays whole
-            return None
-        start = whole.out_features // 3
-        both = nn.Linear(whole.in_features, 2 * start, bias=whole.bias is not None, device="meta")
-        both.weight = nn.Parameter(whole.weight[start:], requires_grad=False)
-        if whole.bias is not None:
-            both.bias = nn.Parameter(whole.bias[start:], requires_grad=False)
-        return both
+        self._size = inner.attention_head_size
+        self.query, self.key, self.value = (getattr(inner, name) for name in names)
+        self.both = None
+        whole = self.key.joined.linear if isinstance(self.key, Share) else None
+        if isinstance(whole, nn.Linear):  # queries are wanted of few tokens; in fp8 it stays whole
+            width = whole.out_features // 3
+            self.query, self.both = _rows(whole, 0, width), _rows(whole, width, 3 * width)
 
     def forward(self, states: torch.Tensor, first: torch.Tensor, firsts: _Firsts) -> torch.Tensor:
         """Of states of all tokens and of first ones."""
-        query, key, value = (getattr(self.inner, name) for name in self._names)
-        both = (key(states), value(states)) if self._both is None else self._both(states).chunk(2, dim=-1)
-        return firsts.attend(*(each.unflatten(-1, (-1, self._size)) for each in (query(first), *both)))
+        query = self.query(first)  # before the others: what is joined lets go of its input with the last of them
+        both = (self.key(states), self.value(states)) if self.both is None else self.both(states).chunk(2, dim=-1)
+        return firsts.attend(*(each.unflatten(-1, (-1, self._size)) for each in (query, *both)))
+
+
+def _rows(linear: nn.Linear, start: int, stop: int) -> nn.Linear:
+    """Some of its outputs; the weights are views."""
+    part = nn.Linear(linear.in_features, stop - start, bias=linear.bias is not None, device="meta")
+    part.weight = nn.Parameter(linear.weight[start:stop], requires_grad=False)
+    if linear.bias is not None:
+        part.bias = nn.Parameter(linear.bias[start:stop], requires_grad=False)
+    return part
 
 
 class _Gather(nn.Module):
@@ -113,17 +126,19 @@ class _Gather(nn.Module):
     def forward(self, states: torch.Tensor, first: torch.Tensor, firsts: _Firsts) -> torch.Tensor:
         """Of states of all tokens and of first ones."""
         query = self.query(first).flatten(0, 1).unflatten(1, self._key.shape[:2])
-        asked = torch.bmm(query.transpose(0, 1), self._key).transpose(0, 1).contiguous()
-        gathered = torch.empty_like(asked)
-        start, rows, place = 0, states.flatten(0, 1), 0
+        asked = torch.bmm(query.transpose(0, 1), self._key).transpose(0, 1).float()
+        # In float32, as oneDNN makes each new shape of a product in bfloat16 ready first, which takes ten times as long
+        # as these do; and for most micro-batches their shapes are new.
+        gathered, rows = torch.zeros_like(asked), states.flatten(0, 1).float()
+        start = place = 0
         for count, length in firsts.runs if firsts.bounds is not None else (states.shape[:2],):
-            seen = rows[start : start + count * length].view(count, length, -1)
-            scores = torch.bmm(asked[place : place + count], seen.transpose(1, 2)).mul_(self._scaling)
+            some, seen = slice(place, place + count), rows[start : start + count * length].view(count, length, -1)
+            scores = torch.bmm(asked[some], seen.transpose(1, 2)).mul_(self._scaling)
             if firsts.mask is not None:
                 scores.masked_fill_(~firsts.mask[:, 0], torch.finfo(scores.dtype).min)
-            gathered[place : place + count] = torch.bmm(torch.softmax(scores, dim=-1), seen)
+            torch.bmm(torch.softmax(scores, dim=-1), seen, out=gathered[some])
             start, place = start + count * length, place + count
-        mixed = torch.baddbmm(self._bias, gathered.transpose(0, 1), self._value)
+        mixed = torch.baddbmm(self._bias, gathered.to(states.dtype).transpose(0, 1), self._value)
         return mixed.transpose(0, 1).reshape(*first.shape[:2], -1)
 
 
@@ -132,8 +147,11 @@ def _plain(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(inner: Any, names: tuple[str, str, str], device: str) -> nn.Module:
-    has_weights = device == "cpu" and all(hasattr(getattr(inner, name), "weight") for name in names)  # not in fp8
-    return _Gather(inner, names) if has_weights else _Attention(inner, names)
+    layers = [getattr(inner, name) for name in names]
+    is_plain = all(
+        type(layer) in {nn.Linear, PackedLinear} and layer.bias is not None for layer in layers
+    )  # not in fp8
+    return _Gather(inner, names) if device == "cpu" and is_plain else _Attention(inner, names)
 
 
 class _Trimmed(nn.Module):

@@ -167,8 +167,12 @@ class Index:
                 copy = replace(entry, file=f"{KEPT}/{uuid.uuid4().hex}.old")
                 copies.add(copy.file)
                 place = self._output.join(copy.file)
-                is_there = storage.copy(self._output.join(entry.part), place)
-                if not is_there or not entry.is_of(read_identity(place, storage.look(place).size or 0, [])):
+                source = self._output.join(entry.part)
+                storage.copy(source, place)
+                if not entry.is_of(_identity(place)):
+                    if entry.is_of(_identity(source)):
+                        msg = f"{place}, a copy of {entry.part}, cannot be read; the part was not written over"
+                        raise OutputError(msg)
                     return []  # another run of the job was here first: it has kept a copy, which its index names
                 found.append(copy)
             else:
@@ -224,6 +228,10 @@ class Index:
         named = {entry.file for entries in self._base.values() for entry in entries}
         for name in sorted((find_copies(self._output) if self._copies is None else self._copies) - named):
             storage.delete(self._output.join(name))
+
+
+def _identity(place: Location) -> PartIdentity | None:
+    return read_identity(place, storage.look(place).size or 0, [])
 
 
 def _write(output: Location, shards: Mapping[str, list[Entry]]) -> None:

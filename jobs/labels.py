@@ -5,8 +5,8 @@ What is in `_shardlabel/label_report.json` and `report.html` was true when they 
 
 import json
 import logging
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice, pairwise
@@ -28,7 +28,7 @@ from jobs.label_report import NO_LABEL, ErrorCounts, Example, Histogram, LabelCo
 from jobs.label_source import Source, find_source
 from jobs.outliers import ShardSummary, find_outliers
 from jobs.parts import task_of
-from jobs.report import hash_fingerprint
+from jobs.report import RunReport, hash_fingerprint
 from jobs.report_page import render
 from jobs.run_log import read_runs
 from jobs.storage import Location, locate
@@ -120,20 +120,50 @@ def write_report(output: Location, report: LabelReport) -> None:
     storage.write(output.join(REPORT), json.dumps(content, indent=1).encode())
 
 
-def leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None:
-    """The end of a run: leave the report, unless there are so many parts that reading their footers takes long.
+def end_run(
+    output: Location, stale: Sequence[str], report: RunReport, close: Callable[[], None] = lambda: None
+) -> None:
+    """The end of a run: the report of its labels, what `manifest.finish` does, and last of all the sign.
+
+    Args:
+        output: where all parts are that the run could make.
+        stale: parts that go.
+        report: of the run.
+        close: what comes before the sign.
 
     Raises:
-        JobError: a part could not be read, or the report not be written.
+        OutputError: a part could not be read, so there is no sign: whoever waits for it would read that part too.
+        JobError: the report could not be written, which changes nothing about the rows.
     """
+    is_complete = report.is_complete
+    try:
+        _leave_report(output, report.num_parts, is_complete=is_complete)
+    except OutputError:
+        is_complete = False
+        raise
+    finally:
+        close()
+        manifest.finish(output, stale, report.as_dict(), is_complete=is_complete)
+
+
+def _leave_report(output: Location, num_parts: int, *, is_complete: bool) -> None:
+    """Unless there are so many parts that reading their footers takes long."""
     if num_parts > MAX_PARTS_AT_END:
         _log.info("of %s parts a report takes a while: shardlabel report %s", f"{num_parts:,}", output)
         return
+    with _is_for_later(output):  # lest an old one is taken for that of this run if there is no new one
+        storage.delete(output.join(REPORT))
+    if not read_index(output):
+        return  # no shard could be read whole, which is what the run has to say
+    report = replace(make_report(output, is_finished=True), is_complete=is_complete)
+    with _is_for_later(output):
+        write_report(output, report)
+
+
+@contextmanager
+def _is_for_later(output: Location) -> Iterator[None]:
     try:
-        if not read_index(output):
-            return  # no shard could be read whole, which is what the run has to say
-        storage.delete(output.join(REPORT))  # lest an old one is taken for that of this run if there is no new one
-        write_report(output, replace(make_report(output, is_finished=True), is_complete=is_complete))
+        yield
     except OutputError as error:
         msg = f"the parts are written, but not their report: {error}; then run: shardlabel report {output}"
         raise JobError(msg) from error

@@ -8,8 +8,8 @@ from inference.checkpoint import Checkpoint, weights_digest
 from inference.config import ModelConfig
 from inference.remote_code import code_digest
 
-UNSETTLED: dict[str, str | None] = {"dtype": "auto", "max_batch_tokens": None, "packed": None}
-"""What the hardware decides, and how a job file leaves it open."""
+UNSETTLED: dict[str, str | None] = {"dtype": "auto", "max_batch_tokens": None, "packed": None, "trimmed": None}
+"""What the first run of an output decides, by the hardware, and how a job file leaves it open."""
 
 _WEIGHTS = re.compile(r"model(\.\d+)?\.weights")
 

@@ -33,7 +33,7 @@ def find_pool(run: RunConfig, num_actors: int | None) -> Pool:
     is_local = run.executor == "local"
     gpus = inference.count_gpus() if not is_joining and find_spec("torch") else 0
     if is_local and (gpus if run.gpus_per_actor == "auto" else run.gpus_per_actor):
-        num_actors = num_actors or 1  # a Predictor on one GPU, however many there are
+        num_actors = 1  # a Predictor on one GPU, however many there are and whatever is asked for
     if not is_joining and (run.gpus_per_actor == "auto" or run.gpus_per_actor <= gpus):
         here = resolve_resources(run, [Node(cpus=available_cpus(), gpus=gpus)])
         return Pool(resources=here, num_actors=num_actors or here.max_actors, is_here=True, is_local=is_local)

@@ -22,7 +22,7 @@ from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
 from jobs.kept_logits import LOGITS, matrix
-from jobs.labels import leave_report
+from jobs.labels import end_run
 from jobs.parts import Origin, PartRecord, parse_part, write_part
 from jobs.provenance import relabelled_from
 from jobs.relabelling import Relabelling, relabelled_schema
@@ -92,10 +92,7 @@ def relabel(
     if not num_left and (made or committed.stale or not manifest.is_complete(plan.output)):
         with fails_the_run("relabelling", "relabel"):
             index.drop_copies()
-            try:
-                leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
-            finally:  # what becomes of the report changes nothing about the rows
-                manifest.finish(plan.output, committed.stale, report.as_dict(), is_complete=report.is_complete)
+            end_run(plan.output, committed.stale, report)
     return report
 
 

@@ -15,7 +15,7 @@ from jobs.failures import FailureLimit, fails_the_run
 from jobs.footers import remember
 from jobs.heartbeat import Heartbeat, RunNote
 from jobs.index import Index
-from jobs.labels import leave_report
+from jobs.labels import end_run
 from jobs.models import prefixes
 from jobs.parts import Origin, PartRecord
 from jobs.pipeline import LocalExecutor, RayExecutor
@@ -138,11 +138,7 @@ class _Run:
         if committed.pending or doomed or not is_settled:
             with fails_the_run():
                 self._index.drop_copies()
-                try:
-                    leave_report(plan.output, report.num_parts, is_complete=report.is_complete)
-                finally:  # what becomes of the report changes nothing about the rows
-                    self.ending.close()  # before the sign that all is complete, which comes last
-                    manifest.finish(plan.output, doomed, report.as_dict(), is_complete=report.is_complete)
+                end_run(plan.output, doomed, report, self.ending.close)
         return report
 
     def _replaced(self) -> list[str]:
@@ -219,6 +215,7 @@ def prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> 
             "dtype": dtype,
             "max_batch_tokens": fingerprint[f"{prefix}.max_batch_tokens"] or MAX_BATCH_TOKENS[device],
             "packed": resolve_packed(fingerprint[f"{prefix}.packed"], family, device, dtype),
+            "trimmed": fingerprint[f"{prefix}.trimmed"] is not False,
         }
         fingerprint |= {f"{prefix}.{key}": value for key, value in settled.items()}
         models.append(model.model_copy(update=settled))

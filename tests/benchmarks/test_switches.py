@@ -29,6 +29,6 @@ def test_a_way_that_takes_longer_says_how_many_times_as_long() -> None:
     machine = {"date": "2026-01-01", "processor": "P", "versions": {"torch": "2", "transformers": "5"}}
     seconds = {way: [2.0, 1.0, 9.0] for way in WAYS} | {"fused off": [3.0, 3.0, 3.0]}
     timing = {"model": "m", "workload": "w", "tokens": 100, "seconds": seconds}
-    labels = {way: 1.0 for way in WAYS} | {"all off": 0.75}
+    labels = dict.fromkeys(WAYS, 1.0) | {"all off": 0.75}
     facts = {"machine": machine, "rounds": 3, "timings": [timing | {"same_labels": labels}]}
     assert report(facts).splitlines()[-1] == "| m, w | 50 | 1.50 x | 1.00 x | 1.00 x | 1.00 x | 75.0% |"

@@ -304,6 +304,23 @@ def test_a_report_that_cannot_be_written_is_an_error_but_the_output_is_complete(
     assert f"report     {page}" in world.run().stdout
 
 
+def test_a_part_whose_rows_cannot_be_read_keeps_the_sign_away(single_label: Path, tmp_path: Path) -> None:
+    """Its footer can, so that it counts as committed; whoever waits for the sign would meet its rows."""
+    world = World(tmp_path, single_label)
+    world.run()
+    part = min(world.out.glob("*.parquet"))
+    content = bytearray(part.read_bytes())
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[4:end] = bytes(end - 4)
+    part.write_bytes(content)
+    world.write_shard("new.parquet", ["a bad film"] * 3)
+    for _ in range(2):
+        result = world.run()
+        assert result.exit_code == 1
+        assert part.name in refusal(result)
+        assert not (world.out / "_SUCCESS").exists()
+
+
 def test_a_report_that_fails_as_nobody_foresaw_takes_no_complete_output_along(make_job: MakeJob) -> None:
     job = make_job()
     log = {"run_id": "", "started": "last night", "seconds": 1, "num_parts": 1, "interval_seconds": 1}
