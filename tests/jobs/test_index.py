@@ -204,6 +204,28 @@ def test_copies_that_cannot_be_written_stop_the_run_before_it_writes_over_anythi
     assert ids(tmp_path / "out") == {"a.parquet": A} | OTHERS
 
 
+def test_a_copy_that_vanishes_at_once_stops_the_run_and_loses_no_shard(
+    make_job: MakeJob, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run that is refused puts the directory back, and takes the copies of this one for its own."""
+    job, out = make_job(run=SPLITS), tmp_path / "out"
+    run(job)
+    pq.write_table(rows_of(100, 30), shards / "a.parquet", row_group_size=10)
+    copy = storage.copy
+
+    def copied_and_deleted(location: Location, to: Location) -> bool:
+        is_there = copy(location, to)
+        storage.delete(to)
+        return is_there
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "copy", copied_and_deleted)
+        with pytest.raises(JobError, match=r"a copy of a-0000\d\.parquet, cannot be read; the part was not written"):
+            run(job)
+    assert ids(out) == {"a.parquet": A} | OTHERS
+    assert run(job).new_parts == 3
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_what_is_kept_has_the_bytes_of_the_old_parts(
     make_job: MakeJob, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
