@@ -4,32 +4,25 @@ In: models and workloads. Out: a table, `build/operators.json`, and the section 
 The profiler costs a few percent: seconds and MFU are of calls without it, and only the shares are of one with it.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.compare import TOKENS
 from benchmarks.flops import flops, matmul_peak
-from benchmarks.machine import describe_machine
-from benchmarks.models import MODELS, build_model
-from benchmarks.schedule import CORE_MODELS, CORE_WORKLOADS
-from benchmarks.tables import rows, write_section
-from benchmarks.workloads import ROOT, WORKLOADS, build_workload
-from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+from benchmarks.one_core import run, tokenized
+from benchmarks.tables import rows
+from inference import Predictor, TaskConfig
 from inference.columns import INPUT_IDS
 from inference.config import Dtype
 from inference.fused import PackedLinear
@@ -75,14 +68,9 @@ class Profile:
 
 def measure(model: str, workload: str, scale: float, rounds: int) -> Profile:
     """Label a part of a workload some times, then once with the profiler."""
-    folder = build_model(model)
-    num_rows = max(int(TOKENS[model] * scale / WORKLOADS[workload].mean_tokens), 16)
-    texts = pa.concat_tables([pq.read_table(file) for file in build_workload(workload, num_rows)])
-    config = ModelConfig(name=str(folder), dtype=_DTYPE, max_length=WORKLOADS[workload].max_length)
-    table = Tokenizer(config, TaskConfig())(texts)
+    config, table = tokenized(model, workload, scale)
     predictor = Predictor(config, TaskConfig(), num_threads=1)
     lengths = Sequences.from_columns(table[INPUT_IDS], {}).lengths
-    config_of_model = transformers.AutoConfig.from_pretrained(folder)
     linear_flops = _linear_flops(predictor, table)
     peak, seconds = matmul_peak(_DTYPE), []
     for _ in range(rounds):
@@ -94,7 +82,9 @@ def measure(model: str, workload: str, scale: float, rounds: int) -> Profile:
         workload=workload,
         tokens=int(lengths.sum()),
         seconds=seconds,
-        flops=flops(config_of_model, lengths, is_trimmed=predictor._model.is_trimmed),
+        flops=flops(
+            transformers.AutoConfig.from_pretrained(config.name), lengths, is_trimmed=predictor._model.is_trimmed
+        ),
         linear_flops=linear_flops,
         peak=peak,
         shares=_shares(predictor, table),
@@ -156,24 +146,7 @@ def report(facts: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.operators", description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=["demo", *MODELS], default=list(CORE_MODELS), metavar="NAME")
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(CORE_WORKLOADS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=0.2)
-    parser.add_argument("--json", default=str(ROOT / "build" / "operators.json"))
-    parser.add_argument("--page", default=str(ROOT / "docs" / "performance.md"), help="the page that holds the table")
-    options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    torch.set_num_threads(1)
-    profiles = [
-        measure(model, workload, options.scale, options.rounds)
-        for model in options.models
-        for workload in options.workloads
-    ]
-    facts = {"machine": describe_machine(), "rounds": options.rounds, "profiles": [asdict(entry) for entry in profiles]}
-    write_section(Path(options.json), Path(options.page), "operators", facts, report(facts))
-    return 0
+    return run("operators", __doc__, measure, report, "profiles", 0.2, arguments)
 
 
 if __name__ == "__main__":

@@ -4,29 +4,20 @@ In: models and workloads. Out: a table, `build/switches.json`, and the section `
 ways to label the same tokens take turns, and each answer is compared with that of the first one, with everything on.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 
-from benchmarks.compare import TOKENS
-from benchmarks.machine import describe_machine
-from benchmarks.models import MODELS, build_model
-from benchmarks.schedule import CORE_MODELS, CORE_WORKLOADS
-from benchmarks.tables import rows, write_section
-from benchmarks.workloads import ROOT, WORKLOADS, build_workload
-from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
+from benchmarks.one_core import run, tokenized
+from benchmarks.tables import rows
+from inference import Predictor, TaskConfig
 from inference.columns import INPUT_IDS
 from inference.sequences import Sequences
 
@@ -54,11 +45,7 @@ class Timing:
 
 def measure(model: str, workload: str, scale: float, rounds: int) -> Timing:
     """Label a part of a workload in each way once to warm up, then in turns."""
-    folder = build_model(model)
-    num_rows = max(int(TOKENS[model] * scale / WORKLOADS[workload].mean_tokens), 16)
-    texts = pa.concat_tables([pq.read_table(file) for file in build_workload(workload, num_rows)])
-    config = ModelConfig(name=str(folder), dtype="bfloat16", max_length=WORKLOADS[workload].max_length)
-    table = Tokenizer(config, TaskConfig())(texts)
+    config, table = tokenized(model, workload, scale)
     predictors = {
         way: Predictor(config.model_copy(update=dict(settings)), TaskConfig(), num_threads=1)
         for way, settings in WAYS.items()
@@ -100,24 +87,7 @@ def report(facts: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.switches", description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=["demo", *MODELS], default=list(CORE_MODELS), metavar="NAME")
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(CORE_WORKLOADS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=0.1)
-    parser.add_argument("--json", default=str(ROOT / "build" / "switches.json"))
-    parser.add_argument("--page", default=str(ROOT / "docs" / "performance.md"), help="the page that holds the table")
-    options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    torch.set_num_threads(1)
-    timings = [
-        measure(model, workload, options.scale, options.rounds)
-        for model in options.models
-        for workload in options.workloads
-    ]
-    facts = {"machine": describe_machine(), "rounds": options.rounds, "timings": [asdict(entry) for entry in timings]}
-    write_section(Path(options.json), Path(options.page), "switches", facts, report(facts))
-    return 0
+    return run("switches", __doc__, measure, report, "timings", 0.1, arguments)
 
 
 if __name__ == "__main__":

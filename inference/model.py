@@ -165,8 +165,7 @@ class Model:
         with torch.inference_mode():
             batch = self._padded(sequences, order)
             expected = self._probe(batch)
-            alone = [self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))]
-            allowed = self._allowed(expected, alone)
+            allowed = self._allowed(expected, self._alone(sequences, order))
             fused_gpu.fuse(self._module, with_gelu=not is_fp8)
             try:
                 error = _difference(self._probe(batch), expected)
@@ -196,9 +195,9 @@ class Model:
                 if error <= _TOLERANCES[self.dtype]:
                     return True
                 self._module.set_attn_implementation(usual)
-                # In doubt: eight forwards more.
-                alone = [self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))]
-                if error <= self._allowed(expected, alone):
+                if error <= self._allowed(
+                    expected, self._alone(sequences, order)
+                ):  # eight forwards more, so only in doubt
                     self._module.set_attn_implementation(PACKED)
                     return True
                 reason = f"differ by {error:.1e}"
@@ -268,6 +267,9 @@ class Model:
         """By how much kernels may differ: the precision's tolerance, or what the model differs by from itself."""
         noise = _difference([torch.cat(values) for values in zip(*alone, strict=True)], together)
         return min(max(_TOLERANCES[self.dtype], 2 * noise), _TOO_MUCH)
+
+    def _alone(self, sequences: Sequences, order: NDArray[np.int64]) -> list[list[torch.Tensor]]:
+        return [self._probe(self._padded(sequences, one)) for one in np.split(order, len(order))]
 
     def _probe(self, batch: Batch) -> list[torch.Tensor]:
         """What the base model and a head over sequences give."""
