@@ -18,6 +18,9 @@ from benchmarks.schedule import CORE_MODELS, CORE_WORKLOADS
 from benchmarks.tables import write_section
 from benchmarks.workloads import ROOT, WORKLOADS, build_workload
 from inference import ModelConfig, TaskConfig, Tokenizer
+from inference.config import Dtype
+
+DTYPE: Dtype = "bfloat16"
 
 
 def tokenized(model: str, workload: str, scale: float) -> tuple[ModelConfig, pa.Table]:
@@ -25,7 +28,7 @@ def tokenized(model: str, workload: str, scale: float) -> tuple[ModelConfig, pa.
     folder = build_model(model)
     num_rows = max(int(TOKENS[model] * scale / WORKLOADS[workload].mean_tokens), 16)
     texts = pa.concat_tables([pq.read_table(file) for file in build_workload(workload, num_rows)])
-    config = ModelConfig(name=str(folder), dtype="bfloat16", max_length=WORKLOADS[workload].max_length)
+    config = ModelConfig(name=str(folder), dtype=DTYPE, max_length=WORKLOADS[workload].max_length)
     return config, Tokenizer(config, TaskConfig())(texts)
 
 

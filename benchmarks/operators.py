@@ -20,11 +20,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.flops import flops, matmul_peak
-from benchmarks.one_core import run, tokenized
+from benchmarks.one_core import DTYPE, run, tokenized
 from benchmarks.tables import rows
 from inference import Predictor, TaskConfig
 from inference.columns import INPUT_IDS
-from inference.config import Dtype
 from inference.fused import PackedLinear
 from inference.sequences import Sequences
 
@@ -36,8 +35,6 @@ GROUPS = {
     "copies": ("aten::copy_",),
 }
 """What torch calls the operators; any other is in "other operators", and Python, numpy and Arrow are in "the rest"."""
-
-_DTYPE: Dtype = "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +69,7 @@ def measure(model: str, workload: str, scale: float, rounds: int) -> Profile:
     predictor = Predictor(config, TaskConfig(), num_threads=1)
     lengths = Sequences.from_columns(table[INPUT_IDS], {}).lengths
     linear_flops = _linear_flops(predictor, table)
-    peak, seconds = matmul_peak(_DTYPE), []
+    peak, seconds = matmul_peak(DTYPE), []
     for _ in range(rounds):
         begun = time.process_time()
         predictor(table)
@@ -136,7 +133,7 @@ def report(facts: dict[str, Any]) -> str:
     ]
     header = ["one core", "tokens/s", "MFU", "linear layers' rate / peak", *groups]
     head = (
-        f"`python -m benchmarks.operators`, {machine['date']}; one core of {machine['processor']}, {_DTYPE}, "
+        f"`python -m benchmarks.operators`, {machine['date']}; one core of {machine['processor']}, {DTYPE}, "
         f"{facts['rounds']} rounds, processor seconds; the best matrix product beside them "
         f"{min(entry.peak for entry in found) / 1e9:.0f} to {max(entry.peak for entry in found) / 1e9:.0f} GFLOP/s. "
         f"torch {machine['versions']['torch']}, transformers {machine['versions']['transformers']}."

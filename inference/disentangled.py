@@ -50,8 +50,7 @@ class DisentangledAttention(nn.Module):
         num_sequences, length, _ = hidden_states.shape
         # Of delta from -(tokens - 1) to tokens - 1: the first row has those below 0, the first column the others.
         places = relative_pos.view(-1, length, length)[0]
-        by_delta = torch.cat([places[0, 1:].flip(0), places[:, 0]]) + self.inner.pos_ebd_size
-        by_delta = by_delta.clamp(0, 2 * self.inner.pos_ebd_size - 1)
+        by_delta = self._rows_of(torch.cat([places[0, 1:].flip(0), places[:, 0]]))
         pos_key, pos_query = self._positions_of(rel_embeddings)
         pos_key, pos_query = pos_key[:, by_delta.flip(0)], pos_query[:, by_delta]
         layers = (self.inner.query_proj, self.inner.key_proj, self.inner.value_proj)
@@ -75,8 +74,7 @@ class DisentangledAttention(nn.Module):
         rel_embeddings: torch.Tensor,
     ) -> torch.Tensor:
         heads, length = self.inner.num_attention_heads, hidden_states.shape[1]
-        places = relative_pos.view(-1, length, length)[0, 0] + self.inner.pos_ebd_size
-        places = places.clamp(0, 2 * self.inner.pos_ebd_size - 1)
+        places = self._rows_of(relative_pos.view(-1, length, length)[0, 0])
         pos_key, pos_query = (positions[:, places] for positions in self._positions_of(rel_embeddings))
         layers = (self.inner.query_proj, self.inner.key_proj, self.inner.value_proj)
         given = (first, hidden_states, hidden_states)
@@ -89,6 +87,11 @@ class DisentangledAttention(nn.Module):
         scores.masked_fill_(~attention_mask.bool(), torch.finfo(scores.dtype).min)
         mixed: torch.Tensor = scores.softmax(-1).to(value.dtype) @ value
         return mixed.transpose(1, 2).flatten(2)
+
+    def _rows_of(self, places: torch.Tensor) -> torch.Tensor:
+        """Where relative places are in what is made of the positions; those that are further share the last."""
+        size = int(self.inner.pos_ebd_size)
+        return (places + size).clamp(0, 2 * size - 1)
 
     def _positions_of(self, rel_embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What keys and queries are made of the positions: of shape (heads, positions, dimensions of a head)."""
