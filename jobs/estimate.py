@@ -25,6 +25,7 @@ from jobs.plan import make_plan
 from jobs.pool import Pool, find_pool
 from jobs.run import prepare
 from jobs.sampling import Sample, draw_sample
+from jobs.shards import Split
 from jobs.speed import Speed, measure_speed
 from jobs.stages import Work
 from jobs.todo import Todo, count_todo
@@ -104,7 +105,7 @@ def estimate_job(job: JobConfig, known: Known) -> Estimate:
         schema = pa.schema([plan.read_schema.field(name) for name in names])
         sample = draw_sample(pending, schema, known.sample_rows)
         unreadable = unreadable | sample.unreadable
-        lengths, speed = _look_at(sample, work, pool, len(pending), imported - listed if is_measured else None)
+        lengths, speed = _look_at(sample, work, pool, pending, imported - listed if is_measured else None)
     if pending and known.tokens_per_second is not None:
         speed = Speed(tokens_per_second=known.tokens_per_second, error=0.0, is_measured=False)
     if lengths and speed:
@@ -142,7 +143,7 @@ def _is_to_measure(pool: Pool, known: Known) -> bool:
 
 
 def _look_at(
-    sample: Sample, work: Work, pool: Pool, num_splits: int, importing: float | None
+    sample: Sample, work: Work, pool: Pool, pending: list[Split], importing: float | None
 ) -> tuple[Lengths | None, Speed | None]:
     """Tokenize the sample, and label some of it if it is said how many seconds went into importing torch."""
     if not len(sample.texts):
@@ -156,9 +157,18 @@ def _look_at(
     rows = np.flatnonzero(num_tokens)
     if importing is None or not len(rows):
         return lengths, None
-    at_once, texts = min(work.resources.max_actors, num_splits), sample.texts.take(pa.array(rows))
-    loading += importing
-    return lengths, measure_speed(work, tokenizer, loading, texts, num_tokens[rows], at_once, is_local=pool.is_local)
+    at_once, texts = min(work.resources.max_actors, len(pending)), sample.texts.take(pa.array(rows))
+    speed = measure_speed(
+        work,
+        tokenizer,
+        loading + importing,
+        texts,
+        num_tokens[rows],
+        at_once,
+        split_rows=round(sum(split.num_rows for split in pending) / len(pending)),
+        is_local=pool.is_local,
+    )
+    return lengths, speed
 
 
 def _find_problems(

@@ -223,7 +223,9 @@ def test_threads_of_a_local_run_are_measured_as_one_actor_on_a_gpu(
     pool = Resources(min_actors=3, initial_actors=3, max_actors=3, gpus_per_actor=1, threads_per_actor=1)
     work = prepare(plan, read_committed(plan), pool)
     texts = pa.table({"text": ["a good film"] * 64})
-    speed = measure_speed(work, work.load_tokenizer(), 0.0, texts, np.full(64, 5.0), 3, is_local=is_local)
+    speed = measure_speed(
+        work, work.load_tokenizer(), 0.0, texts, np.full(64, 5.0), 3, split_rows=64, is_local=is_local
+    )
     assert speed.num_predictors == at_once
     assert speed.tokens_per_second <= harmonic_mean(speed.rounds) * (1 + 1e-9)
     assert not is_local or speed.tokens_per_second == pytest.approx(harmonic_mean(speed.rounds))
