@@ -21,7 +21,7 @@ from inference import ModelConfig, Predictor, TaskConfig, Tokenizer
 from inference.batching import plan_micro_batches
 from inference.columns import INPUT_IDS
 from inference.errors import ModelError
-from inference.hardware import MAX_BATCH_TOKENS
+from inference.hardware import resolve_max_batch_tokens
 from inference.packing import FAMILIES
 from inference.sequences import Sequences
 
@@ -187,7 +187,7 @@ class Bench:
         padding = sum(
             len(batch) * int(sequences.lengths[batch].max())
             for sequences in self.sequences
-            for batch in plan_micro_batches(sequences.lengths, MAX_BATCH_TOKENS["cuda"])
+            for batch in plan_micro_batches(sequences.lengths, resolve_max_batch_tokens(None, "cuda", None))
         ) / int(self.lengths.sum())
         found = {"row": self.row.name, "goal": self.row.goal, "rows": len(self.table), "notes": self.notes}
         found |= {"mean_tokens": float(self.lengths.mean()), "padding_ratio_when_sorted": padding, "runs": {}}

@@ -31,7 +31,8 @@ class ModelConfig(Frozen):
     max_length: PositiveInt | None = None
     """Tokens of a sequence, special tokens included; None is what the checkpoint allows."""
     max_batch_tokens: PositiveInt | None = None
-    """Tokens of a micro-batch, padding included; None is 2,048 on a CPU and 131,072 on a GPU."""
+    """Tokens of a micro-batch, padding included; None is 131,072 on a GPU, and on a CPU 2,048, or more for
+    models less than 768 wide (`inference/hardware.py`)."""
     deduplicate: bool = True
     """Within a table, tokenize equal texts once and run equal sequences once; every row still gets its answer."""
     precut: bool = True

@@ -19,7 +19,7 @@ from inference.checkpoint import Checkpoint
 from inference.config import ModelConfig
 from inference.errors import ModelError
 from inference.fp8 import use_fp8
-from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
+from inference.hardware import Device, check_fp8, resolve_dtype, resolve_max_batch_tokens
 from inference.heads import reads_first, sequence_logits
 from inference.loading import check_vocabulary, load_module
 from inference.packing import Packing, resolve_packed
@@ -78,7 +78,7 @@ class Model:
         self._attend = fused.attend if self.is_fused and self.device == "cpu" else None
         self.is_packed = resolve_packed(config.packed, checkpoint.model_type, self.device, self.dtype)
         if self.is_packed:
-            budget = config.max_batch_tokens or MAX_BATCH_TOKENS["cuda"]
+            budget = resolve_max_batch_tokens(config.max_batch_tokens, self.device, checkpoint.hidden_size)
             self._pack = Packing(checkpoint, self._pad_token_id, budget if self.device == "cuda" else None)
             self.is_packed = self._packs_rightly(checkpoint)
         # Now: a difference of one bit may round to another fp8 value, which would blur what packing is compared by.

@@ -21,7 +21,7 @@ from inference.collected import Collected, Values
 from inference.columns import ERROR, TOKEN_COLUMNS, accounting_fields, error_column, scatter, sequences_of
 from inference.config import ModelConfig, TaskConfig, check_bounds
 from inference.copies import Arrived, Copies
-from inference.hardware import MAX_BATCH_TOKENS
+from inference.hardware import resolve_max_batch_tokens
 from inference.isolation import isolate, loses_device
 from inference.memory import keep_freed_memory
 from inference.model import Model
@@ -61,7 +61,9 @@ class Predictor:
         self._names = task.columns
         self._schema = pa.schema(self._task.fields())
         self._model = Model(model, checkpoint, self._task)
-        self._max_batch_tokens = model.max_batch_tokens or MAX_BATCH_TOKENS[self._model.device]
+        self._max_batch_tokens = resolve_max_batch_tokens(
+            model.max_batch_tokens, self._model.device, checkpoint.hidden_size
+        )
         self._deduplicates = model.deduplicate
         self._is_equal = checkpoint.model_type in PADDING_SHOWS
         self._stats, self._lock = Stats(), threading.Lock()

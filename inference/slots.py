@@ -14,7 +14,7 @@ from inference.batching import plan_micro_batches
 from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.columns import sequences_of
 from inference.config import ModelConfig
-from inference.hardware import MAX_BATCH_TOKENS, Device
+from inference.hardware import Device, resolve_max_batch_tokens
 from inference.packing import PADDING_SHOWS, Packing
 from inference.repeats import first_equal_sequences
 
@@ -48,7 +48,7 @@ def count_slots(tables: Iterable[pa.Table], model: ModelConfig, device: Device) 
 
     Args:
         tables: as `Tokenizer` returns them.
-        model: with `packed` settled; `max_batch_tokens` may be the device's default.
+        model: with `packed` settled; `max_batch_tokens` may be the default.
         device: which the model would be on.
     """
     checkpoint = open_checkpoint(model)
@@ -60,7 +60,7 @@ def _count(table: pa.Table, model: ModelConfig, checkpoint: Checkpoint, device: 
     order = np.arange(len(sequences.row_index))
     first = first_equal_sequences(sequences) if model.deduplicate else order
     lengths = sequences.lengths[first == order]
-    budget = model.max_batch_tokens or MAX_BATCH_TOKENS[device]
+    budget = resolve_max_batch_tokens(model.max_batch_tokens, device, checkpoint.hidden_size)
     is_equal = checkpoint.model_type in PADDING_SHOWS
     planned = list(plan_micro_batches(lengths, budget, is_packed=bool(model.packed), is_equal=is_equal))
     if model.packed:

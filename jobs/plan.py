@@ -40,8 +40,8 @@ class Plan:
     output_schema: pa.Schema
     fingerprint: dict[str, Any]
     """Everything that determines the output; what the hardware decides of the models may still be unsettled."""
-    model_types: tuple[str, ...]
-    """The families of their checkpoints."""
+    checkpoints: tuple[Checkpoint, ...]
+    """Of the models, open."""
 
     @property
     def model(self) -> ModelConfig:
@@ -114,7 +114,7 @@ def plan_over(
             "task.options": job.task.options,
             "task.postprocess": task.hook.identity,
         },
-        model_types=tuple(checkpoint.model_type for checkpoint in checkpoints),
+        checkpoints=tuple(checkpoints),
     )
 
 

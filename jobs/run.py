@@ -7,7 +7,7 @@ from typing import Any
 
 from inference.config import ModelConfig
 from inference.errors import JobError
-from inference.hardware import MAX_BATCH_TOKENS, Device, check_fp8, resolve_dtype
+from inference.hardware import Device, check_fp8, resolve_dtype, resolve_max_batch_tokens
 from inference.packing import resolve_packed
 from jobs import manifest, storage
 from jobs.config import JobConfig
@@ -208,12 +208,13 @@ def prepare(plan: Plan, committed: manifest.Committed, resources: Resources) -> 
     """Settle what the hardware decides of the models, unless the output's first run settled it."""
     device: Device = "cuda" if resources.gpus_per_actor else "cpu"
     fingerprint, models = dict(committed.fingerprint), list[ModelConfig]()
-    for prefix, model, family in zip(prefixes(len(plan.models)), plan.models, plan.model_types, strict=True):
+    for prefix, model, checkpoint in zip(prefixes(len(plan.models)), plan.models, plan.checkpoints, strict=True):
+        family, budget = checkpoint.model_type, fingerprint[f"{prefix}.max_batch_tokens"]
         dtype = resolve_dtype(fingerprint[f"{prefix}.dtype"], device)
         check_fp8(model.fp8, family, dtype)
         settled = {
             "dtype": dtype,
-            "max_batch_tokens": fingerprint[f"{prefix}.max_batch_tokens"] or MAX_BATCH_TOKENS[device],
+            "max_batch_tokens": resolve_max_batch_tokens(budget, device, checkpoint.hidden_size),
             "packed": resolve_packed(fingerprint[f"{prefix}.packed"], family, device, dtype),
             "trimmed": fingerprint[f"{prefix}.trimmed"] is not False,
         }

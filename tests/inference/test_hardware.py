@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from inference.config import Dtype
-from inference.hardware import Device, cpu_flags, free_memory, has_nvidia_device, resolve_dtype
+from inference.hardware import (
+    Device,
+    cpu_flags,
+    free_memory,
+    has_nvidia_device,
+    resolve_dtype,
+    resolve_max_batch_tokens,
+)
 
 CPUINFO = """processor\t: 0
 model name\t: A processor named amx_bf16
@@ -94,3 +101,22 @@ def test_free_memory_is_the_machines_or_what_a_container_has_left(
 
 def test_where_there_is_no_proc_nobody_knows(tmp_path: Path) -> None:
     assert free_memory(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "hidden_size", "expected"),
+    [
+        (None, "cpu", 768, 2048),
+        (None, "cpu", 1024, 2048),
+        (None, "cpu", 384, 4096),
+        (None, "cpu", 128, 8192),
+        (None, "cpu", None, 2048),
+        (None, "cuda", 128, 131_072),
+        (50, "cpu", 128, 50),
+        (50, "cuda", None, 50),
+    ],
+)
+def test_a_micro_batch_of_a_narrow_model_has_more_tokens_on_a_cpu(
+    given: int | None, device: Device, hidden_size: int | None, expected: int
+) -> None:
+    assert resolve_max_batch_tokens(given, device, hidden_size) == expected

@@ -201,8 +201,16 @@ def test_fp8_is_part_of_what_an_output_is_and_is_refused_before_anything_is_writ
 
 def test_the_size_of_micro_batches_stays_what_the_first_run_made_it(make_job: MakeJob) -> None:
     run(make_job())
-    with pytest.raises(FingerprintError, match=r"model\.max_batch_tokens was 2048, is 4096"):
+    with pytest.raises(FingerprintError, match=r"model\.max_batch_tokens was 8192, is 4096"):
         run(make_job(model={"max_batch_tokens": 4096}))
+    assert run(make_job(model={"max_batch_tokens": 8192})).new_rows == 0
+
+
+def test_an_output_that_was_begun_with_another_default_goes_on_with_it(make_job: MakeJob, shards: Path) -> None:
+    run(make_job(model={"max_batch_tokens": 2048}))
+    (shards / "more.parquet").write_bytes(next(shards.glob("*.parquet")).read_bytes())
+    report = run(make_job())
+    assert 0 < report.new_rows < report.num_rows
     assert run(make_job(model={"max_batch_tokens": 2048})).new_rows == 0
 
 
