@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import harmonic_mean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -229,6 +229,23 @@ def test_threads_of_a_local_run_are_measured_as_one_actor_on_a_gpu(
     assert speed.num_predictors == at_once
     assert speed.tokens_per_second <= harmonic_mean(speed.rounds) * (1 + 1e-9)
     assert not is_local or speed.tokens_per_second == pytest.approx(harmonic_mean(speed.rounds))
+
+
+def test_on_a_cpu_no_round_labels_rows_of_another_one(job: JobConfig) -> None:
+    plan = make_plan(job)
+    pool = Resources(min_actors=1, initial_actors=1, max_actors=1, gpus_per_actor=0, threads_per_actor=1)
+    work = prepare(plan, read_committed(plan), pool)
+    tokenizer, seen = work.load_tokenizer(), list[set[str]]()
+
+    def noting(table: pa.Table) -> pa.Table:
+        seen.append(set(table["text"].to_pylist()))
+        return tokenizer(table)
+
+    texts = pa.table({"text": [f"a good film {i}" for i in range(400)]})
+    measure_speed(work, cast("Any", noting), 0.0, texts, np.full(400, 6.0), 1, split_rows=400, is_local=True)
+    *before, first, second, third = seen
+    assert {len(rows) for rows in (first, second, third)} == {100}
+    assert set.union(*before, first, second, third) == set(texts["text"].to_pylist())
 
 
 def test_a_cluster_of_the_environment_is_a_cluster(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
