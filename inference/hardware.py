@@ -15,7 +15,7 @@ Device = Literal["cpu", "cuda"]
 # Padded tokens of a micro-batch by default: the matrix units are busy, and a CPU's cache still holds them. There it is
 # 2,048 for models that are 768 wide or more, and as many values of a narrower one up to 8,192 tokens, since what a
 # micro-batch costs besides its tokens is more of them the narrower the model is. On two cores with AVX512_BF16, against
-# 2,048: a model 128 wide with 8,192 1.3 to 1.5 times as fast, MiniLM-L6 (384 wide) with 4,096 1.01 to 1.04 times;
+# 2,048: a model 128 wide with 8,192 1.3 to 1.5 times as fast, MiniLM-L6 (384 wide) with 4,096 1.01 to 1.04;
 # DistilBERT and BERT-base are as fast with 1,024 to 8,192.
 _GPU_BATCH_TOKENS = 131_072
 _LEAST_BATCH_TOKENS, _MOST_BATCH_TOKENS, _WIDTH = 2048, 8192, 768
