@@ -195,9 +195,8 @@ class Model:
                 if error <= _TOLERANCES[self.dtype]:
                     return True
                 self._module.set_attn_implementation(usual)
-                if error <= self._allowed(
-                    expected, self._alone(sequences, order)
-                ):  # eight forwards more, so only in doubt
+                alone = self._alone(sequences, order)  # eight forwards more, so only in doubt
+                if error <= self._allowed(expected, alone):
                     self._module.set_attn_implementation(PACKED)
                     return True
                 reason = f"differ by {error:.1e}"
